@@ -1,0 +1,1 @@
+"""The service: HTTP -> decode -> preprocess -> batch -> infer -> interpret -> response."""

@@ -1,0 +1,1 @@
+"""The training job: data -> train -> calibrate -> evaluate -> export -> publish."""
