@@ -1,0 +1,378 @@
+// The page of dermserve. Data flows one way: an event calls `set`, `set` calls `render`, and `render` alone touches
+// the page. Text reaches the page through textContent only, so nothing that a server or a file says can become markup.
+
+const NO_ANSWER_AFTER_MS = 60_000; // far beyond the service's own deadline: only a dead connection lasts this long
+const FALLBACK_RETRY_SECONDS = 2; // a refusal without Retry-After, as a proxy may send
+const LARGE_BYTES = 8_000_000; // above this a cut connection is likely the service refusing the size
+
+// code: [title, what to do, whether sending the same picture again can help]
+const PROBLEMS = {
+  invalid_image: ["This picture cannot be read", "The file seems damaged or cut short. Open it on your device to check, then save it again as JPEG or PNG.", false],
+  unsupported_format: ["This file is not a picture the service can read", "Please give a JPEG, PNG, WebP, TIFF or BMP file. What counts is what the file holds, not what it is called.", false],
+  payload_too_large: ["This picture is too large", "Please save it smaller, about 2000 pixels wide is plenty, and give it again.", false],
+  invalid_request: ["The service did not understand the request", "Reload this page and give the picture again. If it stays so, please report the request number below.", false],
+  overloaded: ["The service is busy", "It could not promise an answer in time and so did not begin.", true],
+  model_not_ready: ["The model is not ready", "The service is starting or is loading another model. This usually takes seconds.", true],
+  deadline_exceeded: ["The answer took too long", "The service gave up rather than let you wait. Nothing is wrong with the picture.", true],
+  inference_failed: ["The analysis failed", "The fault lies with the service, not with your picture. If it happens again, please report the request number below.", true],
+  unreadable: ["This file cannot be opened", "It may be a folder, or it was moved or deleted after you chose it.", false],
+  offline: ["This device is offline", "Connect to the network, then try again.", true],
+  unreachable: ["The service does not answer", "It may have stopped, or the connection was cut.", true],
+  timeout: ["No answer came", "The connection may have been lost on the way.", true],
+  cancelled: ["Cancelled", "The picture was not analysed.", true],
+  unknown: ["Something went wrong", "The service answered in a way that this page does not understand.", true],
+};
+
+const byId = (id) => document.getElementById(id);
+const NOTHING = { phase: "empty", picture: null, startedAt: 0, sent: 0, answer: null, roundTripMs: 0, problem: null, retryAt: 0, retried: false };
+let state = { ...NOTHING, models: [], reachable: null, dragging: false };
+let turn = null; // the AbortController of the work under way; whoever no longer holds the turn may not change the state
+
+function set(change) {
+  state = { ...state, ...change };
+  render();
+}
+
+// ---------------------------------------------------------------- what happens
+
+/** Stop whatever runs and return the right to speak: the newest picture always wins. */
+function takeTurn() {
+  turn?.abort();
+  turn = new AbortController();
+  return turn;
+}
+
+function openPicture(blob) {
+  closePicture();
+  return { blob, url: URL.createObjectURL(blob), unseen: false, width: 0, height: 0 };
+}
+
+function closePicture() {
+  if (state.picture) URL.revokeObjectURL(state.picture.url);
+}
+
+function give(blob) {
+  if (blob) analyse(openPicture(blob));
+}
+
+async function giveExample() {
+  const mine = takeTurn();
+  closePicture();
+  set({ ...NOTHING, phase: "running", startedAt: performance.now() });
+  try {
+    const response = await fetch("page/example.jpg", { signal: mine.signal });
+    if (!response.ok) throw new TypeError(`status ${response.status}`);
+    const blob = await response.blob();
+    if (mine === turn) give(blob);
+  } catch {
+    if (mine === turn) set({ phase: "problem", problem: { code: failureCode("unreachable") } });
+  }
+}
+
+async function analyse(picture, retried = false) {
+  const mine = takeTurn();
+  const startedAt = performance.now();
+  set({ ...NOTHING, phase: "running", picture, startedAt, retried });
+  const reply = await send(picture.blob, mine.signal, (sent) => mine === turn && set({ sent }));
+  if (mine !== turn) return;
+  const { answer, problem } = understand(reply, picture.blob);
+  if (problem) return set({ phase: "problem", problem, retryAt: retryTime(reply, problem) });
+  set({ phase: "answer", answer, roundTripMs: performance.now() - startedAt });
+  if (!classesOf(answer)) loadModels(); // another version than the one this page knows has gone live
+}
+
+/** POST the bare image. Not a form: a form carries the file's name, and that may be a patient's. */
+function send(blob, signal, onSent) {
+  return new Promise((resolve) => {
+    const request = new XMLHttpRequest(); // fetch cannot tell how much has been sent
+    request.open("POST", "v1/predictions");
+    request.timeout = NO_ANSWER_AFTER_MS;
+    request.setRequestHeader("Accept", "application/json, application/problem+json");
+    request.setRequestHeader("Content-Type", blob.type.startsWith("image/") ? blob.type : "application/octet-stream");
+    request.upload.onprogress = (event) => onSent(event.loaded / Math.max(event.total, 1));
+    request.onload = () => resolve({ status: request.status, text: request.responseText, retryAfter: request.getResponseHeader("Retry-After"), requestId: request.getResponseHeader("X-Request-ID") });
+    request.onerror = async () => resolve({ failure: (await readable(blob)) ? failureCode("unreachable") : "unreadable" });
+    request.ontimeout = () => resolve({ failure: "timeout" });
+    request.onabort = () => resolve({ failure: "cancelled" });
+    signal.addEventListener("abort", () => request.abort());
+    request.send(blob);
+  });
+}
+
+/** Whether the browser may still read the file: a folder, or a file deleted since, fails just as a dead network does. */
+const readable = (blob) => blob.slice(0, 1).arrayBuffer().then(() => true, () => false);
+const failureCode = (otherwise) => (navigator.onLine ? otherwise : "offline");
+
+/** Turn what came back into either an answer or a problem, never both, never a half-read answer. */
+function understand(reply, blob) {
+  if (reply.failure) {
+    const large = reply.failure === "unreachable" && blob.size > LARGE_BYTES;
+    return { problem: { code: reply.failure, detail: large ? `The picture is large (${formatBytes(blob.size)}): it may be more than the service accepts.` : "" } };
+  }
+  const body = parse(reply.text);
+  if (reply.status === 200 && body?.diagnoses?.length && body.malignancy && body.probabilities && body.model && body.timing_ms) return { answer: body };
+  const fromProxy = [502, 503, 504].includes(reply.status) && !body?.code; // something before the service speaks for it
+  const code = Object.hasOwn(PROBLEMS, body?.code) ? body.code : fromProxy ? "unreachable" : "unknown";
+  return { problem: { code, detail: typeof body?.detail === "string" ? body.detail : "", requestId: body?.request_id ?? reply.requestId } };
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+/** When to offer the same picture again, in the clock of performance.now(); 0 for at once. */
+function retryTime(reply, problem) {
+  if (problem.code !== "overloaded" && problem.code !== "model_not_ready") return 0;
+  const seconds = Number.parseFloat(reply.retryAfter ?? "");
+  return performance.now() + 1000 * (Number.isFinite(seconds) ? Math.max(seconds, 0) : FALLBACK_RETRY_SECONDS);
+}
+
+const tryAgain = () => (state.picture ? analyse(state.picture, true) : giveExample());
+
+function cancel() {
+  takeTurn();
+  set({ phase: "problem", problem: { code: "cancelled" } });
+}
+
+function clear() {
+  takeTurn();
+  closePicture();
+  set(NOTHING);
+  byId("choose").focus();
+}
+
+async function loadModels() {
+  try {
+    const response = await fetch("v1/models");
+    const { models } = await response.json();
+    set({ models: models ?? [], reachable: true });
+  } catch {
+    set({ reachable: false });
+  }
+}
+
+const serving = () => state.models.find((model) => model.status === "serving");
+const classesOf = (answer) => state.models.find((model) => model.name === answer.model.name && model.version === answer.model.version)?.classes;
+
+/** The clock of the page: shows the passing time, and sends a refused picture again, once, when its wait is over. */
+function tick() {
+  renderClock();
+  const due = state.phase === "problem" && state.retryAt && performance.now() >= state.retryAt;
+  if (due && !state.retried) tryAgain();
+}
+
+// ---------------------------------------------------------------- how it is written
+
+function percent(probability, digits = probability < 0.1 ? 1 : 0) {
+  const least = 0.1 ** digits / 100;
+  if (probability > 0 && probability < least) return `< ${(least * 100).toFixed(digits)}%`;
+  if (probability < 1 && probability > 1 - least) return `> ${(100 - least * 100).toFixed(digits)}%`; // never quite certain
+  return `${(100 * probability).toFixed(digits)}%`;
+}
+
+const formatBytes = (bytes) => (bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
+const formatMs = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(2)} s`);
+const tagText = (malignant) => (malignant ? "Counts as malignant" : "Counts as benign");
+const warningText = (warning) => (typeof warning === "string" ? warning : warning.message ?? warning.detail ?? warning.code ?? "");
+
+function statusText() {
+  if (state.phase === "running") return "The picture is being analysed.";
+  if (state.phase === "problem") return PROBLEMS[state.problem.code].slice(0, 2).join(". ");
+  if (state.phase !== "answer") return "";
+  const [first, second] = state.answer.diagnoses.map(({ name, probability }) => `${name}, ${percent(probability)}`);
+  return ["Preliminary result.", `Most probable: ${first}.`, second ? `Then: ${second}.` : "", verdict(state.answer.malignancy), advice(state.answer.malignancy)].join(" ");
+}
+
+const verdict = ({ above_threshold: above }) => `${above ? "Above" : "Below"} the threshold at which the model advises a doctor’s examination.`;
+const advice = ({ above_threshold: above }) =>
+  above
+    ? "Please have a doctor examine this lesion. The model may be wrong; only an examination can tell."
+    : "This does not rule out disease. If the lesion is new, changes, itches, bleeds or worries you, see a doctor.";
+
+// ---------------------------------------------------------------- how it is shown
+
+let drawn = {}; // what the page shows now, so that only what changed is drawn again
+
+function render() {
+  const before = drawn;
+  drawn = state;
+  const focused = document.activeElement;
+  for (const phase of ["empty", "running", "problem", "answer"]) byId(`view-${phase}`).hidden = state.phase !== phase;
+  document.body.dataset.dragging = state.dragging;
+  if (state.picture !== before.picture) renderPicture();
+  renderProgress();
+  if (state.models !== before.models || state.reachable !== before.reachable) renderService();
+  if (state.problem && state.problem !== before.problem) renderProblem();
+  if (state.answer && (state.answer !== before.answer || state.models !== before.models)) renderAnswer();
+  if (state.phase !== before.phase) arrive(focused);
+  renderClock();
+}
+
+/** Tell screen readers, keep the keyboard where it can go on, and bring the result into view on a phone. */
+function arrive(focused) {
+  setText("status", statusText());
+  const lost = focused !== document.body && focused?.closest("[hidden]");
+  const done = state.phase === "answer" || state.phase === "problem";
+  if (lost) byId(done ? "result-heading" : state.phase === "running" ? "cancel" : "choose").focus({ preventScroll: true });
+  if (done && byId("result-heading").getBoundingClientRect().top > innerHeight * 0.7) byId("result-heading").scrollIntoView();
+}
+
+function renderPicture() {
+  const { picture } = state;
+  byId("stage").dataset.filled = picture ? "yes" : "no";
+  byId("invitation").hidden = Boolean(picture);
+  byId("no-preview").hidden = true;
+  byId("preview").hidden = !picture;
+  byId("clear").hidden = !picture;
+  byId("picture-facts").hidden = !picture;
+  if (picture) byId("preview").src = picture.url;
+  else byId("preview").removeAttribute("src");
+  setText("picture-facts", picture ? formatBytes(picture.blob.size) : "");
+}
+
+function renderProgress() {
+  const sending = state.sent > 0 && state.sent < 1;
+  const bar = byId("progress-bar");
+  byId("progress").hidden = state.phase !== "running";
+  byId("stage").ariaBusy = String(state.phase === "running");
+  bar.dataset.known = sending;
+  bar.style.setProperty("--value", sending ? state.sent : 0);
+  if (sending) bar.setAttribute("aria-valuenow", Math.round(state.sent * 100));
+  else bar.removeAttribute("aria-valuenow"); // without a value it is "busy" to a screen reader
+  setText("progress-step", sending ? `Sending, ${Math.round(state.sent * 100)}%` : "Analysing");
+}
+
+/** The parts that change with time alone; silent to screen readers, which would otherwise never stop talking. */
+function renderClock() {
+  if (state.phase === "running") setText("elapsed", `${((performance.now() - state.startedAt) / 1000).toFixed(1)} s`);
+  if (state.phase !== "problem") return;
+  const left = Math.max(0, Math.ceil((state.retryAt - performance.now()) / 1000));
+  byId("again").disabled = left > 0;
+  setText("again", left > 0 ? `Try again in ${left} s` : "Try again");
+}
+
+function renderProblem() {
+  const { code, detail, requestId } = state.problem;
+  const [title, text, again] = PROBLEMS[code];
+  byId("view-problem").dataset.mild = code === "cancelled";
+  setText("problem-title", title);
+  setText("problem-text", text);
+  setText("problem-detail", detail ? `The service says: ${detail}` : "");
+  byId("again").hidden = !again;
+  setText("again-note", state.retryAt && !state.retried ? "The page then sends it again by itself, once." : "");
+  setText("problem-id", requestId ? `Request ${requestId}` : ["cancelled", "unreadable"].includes(code) ? "" : "No request number: the service did not answer.");
+}
+
+function renderAnswer() {
+  const { answer, roundTripMs } = state;
+  const { malignancy, model } = answer;
+  byId("warnings").replaceChildren(...(answer.warnings ?? []).map((warning) => element("li", warningText(warning))));
+  byId("leaders").replaceChildren(...answer.diagnoses.map((diagnosis) => row("leader-row", diagnosis, { ".leader-name": diagnosis.name })));
+  byId("classes").replaceChildren(...rankedClasses(answer).map((each) => row("class-row", each, { ".name": each.name, ".description": each.description })));
+  byId("malignancy").dataset.above = malignancy.above_threshold;
+  byId("malignancy").style.setProperty("--threshold", malignancy.threshold);
+  byId("malignancy-bar").style.setProperty("--value", malignancy.probability);
+  setText("verdict", verdict(malignancy));
+  setText("advice", advice(malignancy));
+  setText("malignancy-probability", percent(malignancy.probability, 1));
+  setText("malignancy-threshold", percent(malignancy.threshold, 1));
+  setText("made-model", `${model.name}, version ${model.version}`);
+  setText("made-digest", model.digest.replace("sha256:", "").slice(0, 12));
+  byId("made-digest").title = model.digest;
+  setText("made-time", `${formatMs(answer.timing_ms.total)} in the service, ${formatMs(roundTripMs)} with the way there and back`);
+  setText("made-request", answer.request_id);
+}
+
+/** All classes, most probable first. Names and descriptions are the model's own; the page knows none by heart. */
+function rankedClasses(answer) {
+  const known = [...(classesOf(answer) ?? []), ...answer.diagnoses];
+  return Object.entries(answer.probabilities)
+    .map(([code, probability]) => ({ name: code, description: "", ...known.find((each) => each.code === code), probability }))
+    .sort((a, b) => b.probability - a.probability);
+}
+
+function row(template, { probability, malignant }, texts) {
+  const item = byId(template).content.firstElementChild.cloneNode(true);
+  for (const [selector, text] of Object.entries(texts)) item.querySelector(selector).textContent = text;
+  item.querySelector(".percent").textContent = percent(probability);
+  item.querySelector(".bar").style.setProperty("--value", probability);
+  const tag = item.querySelector(".tag");
+  if (malignant === undefined) tag.remove();
+  else tag.textContent = tagText(malignant);
+  item.dataset.malignant = Boolean(malignant);
+  return item;
+}
+
+function renderService() {
+  const model = serving();
+  byId("service").dataset.state = model ? "ready" : "away";
+  setText("service", model ? `Model ${model.name}, version ${model.version}` : state.reachable ? "No model is ready" : "Service does not answer");
+  setText("class-names", model ? `: ${(model.classes ?? []).map(({ name }) => name).join("; ")}.` : ".");
+}
+
+function setText(id, text) {
+  if (byId(id).textContent !== text) byId(id).textContent = text; // unchanged text must not be announced again
+}
+
+function element(tag, text) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  return made;
+}
+
+// ---------------------------------------------------------------- what the visitor does
+
+const takeFrom = (input) => {
+  give(input.files[0]);
+  input.value = ""; // so that choosing the same file again counts as a choice
+};
+const pictureIn = (transfer) => [...(transfer?.files ?? [])][0];
+const carriesFile = (event) => event.dataTransfer?.types.includes("Files");
+
+byId("choose").addEventListener("click", () => byId("file").click());
+byId("photograph").addEventListener("click", () => byId("camera").click());
+byId("invitation").addEventListener("click", () => byId("file").click());
+byId("file").addEventListener("change", (event) => takeFrom(event.target));
+byId("camera").addEventListener("change", (event) => takeFrom(event.target));
+byId("example").addEventListener("click", giveExample);
+byId("clear").addEventListener("click", clear);
+byId("cancel").addEventListener("click", cancel);
+byId("again").addEventListener("click", tryAgain);
+
+byId("preview").addEventListener("load", ({ target }) => {
+  if (state.picture) setText("picture-facts", `${target.naturalWidth} × ${target.naturalHeight} pixels, ${formatBytes(state.picture.blob.size)}`);
+});
+byId("preview").addEventListener("error", () => {
+  if (!state.picture) return;
+  byId("preview").hidden = true;
+  byId("no-preview").hidden = false;
+});
+
+document.addEventListener("paste", (event) => {
+  if (!pictureIn(event.clipboardData)) return;
+  event.preventDefault();
+  give(pictureIn(event.clipboardData));
+});
+document.addEventListener("dragover", (event) => {
+  if (!carriesFile(event)) return;
+  event.preventDefault(); // without it the browser opens the file instead
+  if (!state.dragging) set({ dragging: true });
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) set({ dragging: false }); // null: the pointer has left the window
+});
+document.addEventListener("drop", (event) => {
+  if (!carriesFile(event)) return;
+  event.preventDefault();
+  set({ dragging: false });
+  give(pictureIn(event.dataTransfer));
+});
+addEventListener("offline", loadModels);
+addEventListener("online", loadModels);
+
+setInterval(tick, 100);
+loadModels();

@@ -1,0 +1,169 @@
+"""The training configuration: one TOML file, read once, unknown keys refused."""
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Collection(_Section):
+    """One folder of pictures: the published HAM10000 archive, or a folder with a `metadata.csv`."""
+
+    name: str
+    path: str = Field(description="folder, relative to --data")
+    aspect: float | None = Field(
+        default=None,
+        gt=0.2,
+        lt=5,
+        description="true width / height of every picture where the files are squashed copies; else each file's own",
+    )
+    ignore_dx: tuple[str, ...] = Field(
+        default=(), description="diagnoses to leave out; any other unknown one is an error"
+    )
+
+
+class GeneratedPictures(_Section):
+    """Draw a synthetic collection in the layout of HAM10000 instead of reading one (for tests)."""
+
+    lesions_per_class: int = Field(gt=0)
+    width_pixels: int = Field(gt=0)
+    height_pixels: int = Field(gt=0)
+
+
+class Data(_Section):
+    """What is read and how it is split; shares are of the lesions of each class and collection."""
+
+    collections: tuple[Collection, ...] = Field(min_length=1)
+    generated: GeneratedPictures | None = None
+    cache_pixels: int = Field(gt=31, description="side of the squashed copies kept in memory for training")
+    validation_share: float = Field(gt=0, lt=0.5)
+    test_share: float = Field(gt=0, lt=0.5)
+    natural_mix: str = Field(description="the collection whose class mix stands for the clinic's")
+
+    @model_validator(mode="after")
+    def _natural_mix_is_a_collection(self) -> "Data":
+        if self.natural_mix not in {collection.name for collection in self.collections}:
+            raise ValueError(f"natural_mix {self.natural_mix!r} names none of the collections")
+        return self
+
+
+class Network(_Section):
+    """EfficientNet-Lite variant and its regularisation."""
+
+    variant: Literal["lite0", "lite1", "lite2"]
+    dropout: float = Field(ge=0, lt=1)
+    drop_path: float = Field(ge=0, lt=1)
+
+
+class Augmentation(_Section):
+    """Ranges of the random changes; see `training/augment.py` for what each does."""
+
+    zoom: tuple[float, float] = Field(description="share of the frame's side that stays visible: lowest, highest")
+    rotation_degrees: float = Field(ge=0, le=180)
+    aspect: tuple[float, float]
+    brightness: float = Field(ge=0, lt=1)
+    contrast: float = Field(ge=0, lt=1)
+    saturation: float = Field(ge=0, le=1)
+    white_balance: float = Field(ge=0, lt=1)
+    gamma: float = Field(ge=0, lt=1)
+    blur_probability: float = Field(ge=0, le=1)
+    noise: float = Field(ge=0, description="standard deviation of pixel noise, of 255")
+    dark_corner_probability: float = Field(ge=0, le=1)
+    erase_probability: float = Field(ge=0, le=1)
+
+
+class Stage(_Section):
+    """Some epochs at one resolution: small pictures first learn most at a fraction of the cost."""
+
+    epochs: int = Field(gt=0)
+    pixels: Annotated[int, Field(multiple_of=32)]
+
+
+class Train(_Section):
+    """Optimisation: AdamW, linear warm-up then cosine to zero, exponential moving average of the weights."""
+
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    batch_size: int = Field(gt=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    warmup_steps: int = Field(ge=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    prior_strength: float = Field(
+        ge=0, le=1.5, description="logit adjustment against class imbalance: 0 none, 1 learns from a balanced mix"
+    )
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages together."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def pixels_at(self, epoch: int) -> int:
+        """Resolution of epoch `epoch`, counted from 0."""
+        for stage in self.stages:
+            if epoch < stage.epochs:
+                return stage.pixels
+            epoch -= stage.epochs
+        raise IndexError("epoch past the end of the last stage")
+
+
+class Input(_Section):
+    """The picture the exported graph takes: the preprocessing half of the contract."""
+
+    pixels: Annotated[int, Field(multiple_of=32)]
+    resize: Literal["squash", "center_crop", "pad"]
+
+
+class Decision(_Section):
+    """Operating point and calibration, both chosen on validation."""
+
+    malignant_sensitivity: float = Field(gt=0.5, lt=1)
+    ece_limit: float = Field(gt=0, lt=1, description="expected calibration error that the prior's share may cost")
+
+
+class Config(_Section):
+    """A whole training run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="model name in the store")
+    seed: int = Field(ge=0)
+    data: Data
+    network: Network
+    augmentation: Augmentation
+    train: Train
+    input: Input
+    decision: Decision
+    bootstrap_resamples: int = Field(gt=9)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the configuration's values (comments and order do not count)."""
+        return _digest(self.model_dump_json())
+
+    @property
+    def training_digest(self) -> str:
+        """sha256 of what decides the trained weights; evaluation and export may change without a new training."""
+        return _digest(self.model_dump_json(include={"seed", "data", "network", "augmentation", "train"}))
+
+
+def _digest(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_config(file: Path) -> Config:
+    """Read a TOML file. Raises ConfigError, naming every wrong key."""
+    try:
+        return Config.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{file} is not a training configuration:\n" + "\n".join(lines)) from error

