@@ -51,7 +51,7 @@ def _prediction_fault(prediction: dict[str, Any]) -> str | None:
     probabilities: dict[str, float] = prediction["probabilities"]
     diagnoses: list[dict[str, Any]] = prediction["diagnoses"]
     total = sum(probabilities.values())
-    if abs(total - 1.0) > PROBABILITY_SUM_TOLERANCE:
+    if not abs(total - 1.0) <= PROBABILITY_SUM_TOLERANCE:  # written so that NaN is a fault too
         return f"probabilities sum to {total:.4f}"
     if len(diagnoses) != 2:
         return f"{len(diagnoses)} diagnoses instead of 2"

@@ -1,7 +1,7 @@
 """The open loop: requests leave when they are due, however late the answers to earlier ones are.
 
-Latency counts from the moment a request was due, not from the moment it left: a caller who had to wait for us waited too
-(leaving this out is known as coordinated omission).
+Latency counts from the moment a request was due, not from the moment it left: a caller who had to wait for us waited
+too (leaving this out is known as coordinated omission).
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from loadtests.answers import (
 from loadtests.http_client import Answer, ConnectionPool, HttpProtocolError, Origin
 
 PREDICTIONS = "/v1/predictions"
-DEADLINE_HEADER = "X-Deadline-Seconds"
+DEADLINE_HEADER = "X-Timeout-Seconds"
 BODIES_CHECKED = 200
 LEAD_SECONDS = 0.1  # between the start of the clock and the first possible request
 
@@ -58,7 +58,7 @@ class Tally:
 
     exchanges: list[Exchange] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)  # how many exchanges ended in which way
-    latencies_seconds: array[float] = field(default_factory=lambda: array("d"))  # of answers and refusals
+    latencies_seconds: "array[float]" = field(default_factory=lambda: array("d"))  # of answers and refusals
     faults: Counter[str] = field(default_factory=Counter)  # why an exchange is an error, in words
     sent: int = 0
     in_flight: int = 0

@@ -68,9 +68,7 @@ class Connection:
     @classmethod
     async def open(cls, origin: Origin) -> "Connection":
         """Connect; raises OSError."""
-        reader, writer = await asyncio.open_connection(
-            origin.host, origin.port, ssl=origin.tls, limit=HEAD_LIMIT_BYTES
-        )
+        reader, writer = await asyncio.open_connection(origin.host, origin.port, ssl=origin.tls, limit=HEAD_LIMIT_BYTES)
         return cls(reader, writer)
 
     @property

@@ -1,8 +1,9 @@
 """What the service says of itself at /metrics. All of it is optional: a service without it is still measured."""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from loadtests.generator import PREDICTIONS
@@ -77,41 +78,20 @@ def _prediction_counts(samples: list[Sample], target_seconds: float) -> tuple[in
 
 @dataclass(slots=True)
 class ServerWatch:
-    """Reads the service's memory and processor time once a second while the load runs."""
+    """What was read from the service before, during and after the load."""
 
-    origin: Origin
     memory: list[tuple[float, float]] = field(default_factory=list)  # (seconds since the start, bytes)
     first: list[Sample] = field(default_factory=list)
     last: list[Sample] = field(default_factory=list)
-    seconds: float = 0.0
-    _start_seconds: float = 0.0
-    _task: "asyncio.Task[None] | None" = None
+    seconds: float = 0.0  # between the first and the last reading
 
-    async def __aenter__(self) -> "ServerWatch":
-        """Read once before the load."""
-        self._start_seconds = asyncio.get_running_loop().time()
-        self.first = await self._read()
-        self._task = asyncio.create_task(self._watch())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Read once more after the load."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self.last = await self._read()
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
-            await self._read()
-
-    async def _read(self) -> list[Sample]:
-        samples = await read_metrics(self.origin)
-        self.seconds = asyncio.get_running_loop().time() - self._start_seconds
+    def add(self, seconds: float, samples: list[Sample]) -> None:
+        """Write one reading down."""
+        self.first = self.first or samples
+        self.last, self.seconds = samples, seconds
         memory_bytes = value_of(samples, "process_resident_memory_bytes")
         if memory_bytes is not None:
-            self.memory.append((self.seconds, memory_bytes))
-        return samples
+            self.memory.append((seconds, memory_bytes))
 
     @property
     def cores_used(self) -> float | None:
@@ -120,3 +100,29 @@ class ServerWatch:
         if used[0] is None or used[1] is None or not self.seconds:
             return None
         return (used[1] - used[0]) / self.seconds
+
+
+@contextlib.asynccontextmanager
+async def watched_server(origin: Origin) -> AsyncIterator[ServerWatch]:
+    """Read the service's metrics before the load, once a second while it runs, and after it."""
+    watch = ServerWatch()
+    loop = asyncio.get_running_loop()
+    start_seconds = loop.time()
+
+    async def read() -> None:
+        samples = await read_metrics(origin)
+        watch.add(loop.time() - start_seconds, samples)
+
+    async def read_on() -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
+            await read()
+
+    await read()
+    reader = asyncio.create_task(read_on())
+    try:
+        yield watch
+    finally:
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+        await read()

@@ -81,6 +81,6 @@ def _doubts(summary: Summary) -> list[str]:
     if not summary.doubtful:
         return []
     return [
-        f"The generator fell behind its own schedule by {summary.generator_lag_p99_seconds * 1000:.0f} ms at p99 (limit "
-        f"{LAG_LIMIT_SECONDS * 1000:.0f} ms): the load was less even than asked for and the latencies are upper bounds."
+        f"The generator fell behind its own schedule by {summary.generator_lag_p99_seconds * 1000:.0f} ms at p99 "
+        f"(limit {LAG_LIMIT_SECONDS * 1000:.0f} ms): the load was uneven, the latencies are upper bounds."
     ]

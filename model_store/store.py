@@ -95,7 +95,10 @@ class ModelStore:
         return version
 
     def open(self, name: str, alias_or_version: str) -> ModelVersion:
-        """Read and check the manifest; files are checked as they are read. Raises NotInStoreError, DamagedVersionError."""
+        """Read and check the manifest; files are checked as they are read.
+
+        Raises NotInStoreError, DamagedVersionError.
+        """
         version = self.resolve(name, alias_or_version)
         folder = self._model_folder(name) / version
         try:
@@ -140,7 +143,7 @@ class ModelStore:
         return self.verify(name, version)
 
     def promote(self, name: str, version: str, alias: str = PRODUCTION) -> dict[str, str]:
-        """Point `alias` at a verified version; `production` leaves where it stood in `previous`. Returns the aliases."""
+        """Point `alias` at a verified version; where `production` stood is kept as `previous`. Returns the aliases."""
         _checked(_ALIAS_PATTERN, alias, "alias")
         if alias.isdecimal() or alias == PREVIOUS:
             raise AliasError(f"{alias!r} cannot be set by hand")

@@ -1,7 +1,7 @@
 """Random changes that a dermatoscopic picture survives: the lesion stays what it is, the camera and clinic vary.
 
-All work on a whole batch at once, on the CPU (a tenth of a training step there). Pictures come squashed to a square with their true
-aspect beside them, so that a rotation turns the lesion and does not shear it.
+All work on a whole batch at once, on the CPU (a tenth of a training step there). Pictures come squashed to a square
+with their true aspect beside them, so that a rotation turns the lesion and does not shear it.
 """
 
 import math

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from training.errors import ConfigError
 
+ResizeMode = Literal["squash", "center_crop", "pad"]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -118,7 +120,7 @@ class Input(_Section):
     """The picture the exported graph takes: the preprocessing half of the contract."""
 
     pixels: Annotated[int, Field(multiple_of=32)]
-    resize: Literal["squash", "center_crop", "pad"]
+    resize: ResizeMode
 
 
 class Decision(_Section):

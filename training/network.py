@@ -51,7 +51,7 @@ class EfficientNetLite(nn.Module):
         scaling = VARIANTS[variant]
         self.conv_stem = _same_conv(3, _STEM_CHANNELS, kernel=3, stride=2)
         self.bn0 = _batch_norm(_STEM_CHANNELS)
-        blocks: list[nn.Module] = []
+        blocks: list[_InvertedResidual] = []
         channels = _STEM_CHANNELS
         for index, (repeats, kernel, stride, expansion, out) in enumerate(_STAGES):
             first_or_last = index in (0, len(_STAGES) - 1)
@@ -76,6 +76,7 @@ class EfficientNetLite(nn.Module):
         return functional.relu6(self.bn1(self.conv_head(x)))
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Images [N, 3, H, W] in [0, 255] -> logits [N, classes]."""
         features = self.feature_map(pixels).mean(dim=(2, 3))
         logits: Tensor = self.fc(self.dropout(features))
         return logits
@@ -122,7 +123,7 @@ class _InvertedResidual(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu6(self.bn0(self.expand_conv(x))) if self.expands else x
+        y: Tensor = functional.relu6(self.bn0(self.expand_conv(x))) if self.expands else x
         y = functional.relu6(self.bn1(self._depthwise(y)))
         y = self.bn2(self.project_conv(y))
         if not self.residual:
@@ -139,10 +140,10 @@ class _InvertedResidual(nn.Module):
         conv = self.depthwise_conv
         if self.training and x.device.type == "cpu" and (conv.kernel_size[0] == 5 or conv.stride[0] == 2):
             with torch.autocast("cpu", enabled=False):
-                y: Tensor = conv(x.float())
-                return y
-        y = conv(x)
-        return y
+                strided: Tensor = conv(x.float())
+                return strided
+        plain: Tensor = conv(x)
+        return plain
 
 
 class _SameConv2d(nn.Conv2d):
@@ -151,7 +152,7 @@ class _SameConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         before, after = (self.kernel_size[0] - 2) // 2, (self.kernel_size[0] - 1) // 2
         padded = functional.pad(x, (before, after, before, after))
-        return functional.conv2d(padded, self.weight, None, self.stride, 0, 1, self.groups)
+        return functional.conv2d(padded, self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
 def _same_conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:

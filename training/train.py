@@ -57,12 +57,11 @@ class Trainer:
         self.log_priors = log_priors(loaded.pictures, self.indices["train"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(config.seed)
-        layout: Any = torch.channels_last
         network = pretrained(config.network.variant, len(CLASSES), config.network.dropout, config.network.drop_path)
-        self.network = network.to(self.device, memory_format=layout)
-        self.average = AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema_decay), use_buffers=True
-        )
+        # mypy: the stub of Module.to lacks memory_format.
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        average = get_ema_multi_avg_fn(config.train.ema_decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
         self.optimiser = torch.optim.AdamW(
             _parameter_groups(self.network, config.train.weight_decay), lr=config.train.learning_rate
         )
@@ -132,7 +131,7 @@ class Trainer:
         adjusted = logits + self.config.train.prior_strength * self.log_priors[batch].to(self.device)
         loss = functional.cross_entropy(adjusted, self.labels[batch].to(self.device))
         self.optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimiser.step()
         self.average.update_parameters(self.network)
@@ -143,7 +142,7 @@ class Trainer:
         train = self.indices["train"]
         shuffled = train[torch.randperm(len(train), generator=random)]
         size = min(self.config.train.batch_size, len(train))
-        return list(shuffled.split(size)[: len(train) // size])
+        return list(torch.split(shuffled, size)[: len(train) // size])
 
     def _set_learning_rate(self, step: int, steps_per_epoch: int) -> None:
         total, warmup = self.config.train.epochs * steps_per_epoch, self.config.train.warmup_steps
@@ -151,12 +150,13 @@ class Trainer:
             (step + 1) / warmup if step < warmup else 0.5 * (1 + np.cos(np.pi * (step - warmup) / (total - warmup)))
         )
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.train.learning_rate * factor
+            # A plain float: a NumPy one in the checkpoint would be refused as unsafe on --resume.
+            group["lr"] = float(self.config.train.learning_rate * factor)
 
     def _squashed(self, epoch: int) -> Iterator[Tensor]:
         """The validation pictures, whole and squashed to the epoch's size, as float32 batches."""
         size = self.config.train.pixels_at(epoch)
-        for batch in self.indices["validation"].split(64):
+        for batch in torch.split(self.indices["validation"], 64):
             images = torch.from_numpy(self.loaded.pixels[batch.numpy()]).permute(0, 3, 1, 2).float()
             yield functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
@@ -214,7 +214,7 @@ def predict_logits(network: nn.Module, batches: Iterator[Tensor], progress: str 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 for what gains from it, on the CPU and on a GPU alike."""
-    return torch.autocast(device.type, torch.bfloat16)  # type: ignore[return-value]
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def package_versions() -> dict[str, str]:

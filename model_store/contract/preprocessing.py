@@ -4,7 +4,7 @@ Every step that changes a pixel stands here, so that both sides see the same pic
 opened picture -> `load_rgb` (reduced-scale decoding, orientation, colour) -> `to_input` (shape) -> uint8 [H, W, 3].
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 # A JPEG is decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that keeps this many times the input's side.
-REDUCED_DECODE_FACTOR = 2
+REDUCED_DECODE_FACTOR: Final = 2
 
 _EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 _TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}

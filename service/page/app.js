@@ -11,6 +11,8 @@ const PROBLEMS = {
   unsupported_format: ["This file is not a picture the service can read", "Please give a JPEG, PNG, WebP, TIFF or BMP file. What counts is what the file holds, not what it is called.", false],
   payload_too_large: ["This picture is too large", "Please save it smaller, about 2000 pixels wide is plenty, and give it again.", false],
   invalid_request: ["The service did not understand the request", "Reload this page and give the picture again. If it stays so, please report the request number below.", false],
+  not_found: ["The service is not where this page expects it", "Reload this page. If it stays so, please report it.", false],
+  upload_timeout: ["The picture took too long to arrive", "The connection is slow. A smaller picture, about 2000 pixels wide, arrives sooner.", true],
   overloaded: ["The service is busy", "It could not promise an answer in time and so did not begin.", true],
   model_not_ready: ["The model is not ready", "The service is starting or is loading another model. This usually takes seconds.", true],
   deadline_exceeded: ["The answer took too long", "The service gave up rather than let you wait. Nothing is wrong with the picture.", true],
@@ -24,7 +26,10 @@ const PROBLEMS = {
 };
 
 const byId = (id) => document.getElementById(id);
-const NOTHING = { phase: "empty", picture: null, startedAt: 0, sent: 0, answer: null, roundTripMs: 0, problem: null, retryAt: 0, retried: false };
+// phase: empty -> running -> answer or problem
+const NOTHING = {
+  phase: "empty", picture: null, startedAt: 0, sent: 0, answer: null, roundTripMs: 0, problem: null, retryAt: 0, retried: false,
+};
 let state = { ...NOTHING, models: [], reachable: null, dragging: false };
 let turn = null; // the AbortController of the work under way; whoever no longer holds the turn may not change the state
 
@@ -42,17 +47,18 @@ function takeTurn() {
   return turn;
 }
 
-function openPicture(blob) {
+/** `shown` becomes "600 × 450 pixels" once the preview is drawn, and false where the browser cannot draw it. */
+function openPicture(blob, note) {
   closePicture();
-  return { blob, url: URL.createObjectURL(blob), unseen: false, width: 0, height: 0 };
+  return { blob, note, url: URL.createObjectURL(blob), shown: null };
 }
 
 function closePicture() {
   if (state.picture) URL.revokeObjectURL(state.picture.url);
 }
 
-function give(blob) {
-  if (blob) analyse(openPicture(blob));
+function give(files) {
+  if (files.length) analyse(openPicture(files[0], files.length > 1 ? `The first of ${files.length} files` : ""));
 }
 
 async function giveExample() {
@@ -63,7 +69,7 @@ async function giveExample() {
     const response = await fetch("page/example.jpg", { signal: mine.signal });
     if (!response.ok) throw new TypeError(`status ${response.status}`);
     const blob = await response.blob();
-    if (mine === turn) give(blob);
+    if (mine === turn) analyse(openPicture(blob, "Drawn example"));
   } catch {
     if (mine === turn) set({ phase: "problem", problem: { code: failureCode("unreachable") } });
   }
@@ -73,24 +79,31 @@ async function analyse(picture, retried = false) {
   const mine = takeTurn();
   const startedAt = performance.now();
   set({ ...NOTHING, phase: "running", picture, startedAt, retried });
-  const reply = await send(picture.blob, mine.signal, (sent) => mine === turn && set({ sent }));
+  const requestId = newRequestId();
+  const reply = await send(picture.blob, requestId, mine.signal, (sent) => mine === turn && set({ sent }));
   if (mine !== turn) return;
-  const { answer, problem } = understand(reply, picture.blob);
+  const { answer, problem } = understand(reply, picture.blob, requestId);
   if (problem) return set({ phase: "problem", problem, retryAt: retryTime(reply, problem) });
   set({ phase: "answer", answer, roundTripMs: performance.now() - startedAt });
   if (!classesOf(answer)) loadModels(); // another version than the one this page knows has gone live
 }
 
+/** Made here, not left to the service, so that even a request that got lost has a number to report. */
+const newRequestId = () => // not randomUUID: a page over plain http in a hospital's network has none
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
 /** POST the bare image. Not a form: a form carries the file's name, and that may be a patient's. */
-function send(blob, signal, onSent) {
+function send(blob, requestId, signal, onSent) {
   return new Promise((resolve) => {
     const request = new XMLHttpRequest(); // fetch cannot tell how much has been sent
     request.open("POST", "v1/predictions");
     request.timeout = NO_ANSWER_AFTER_MS;
     request.setRequestHeader("Accept", "application/json, application/problem+json");
     request.setRequestHeader("Content-Type", blob.type.startsWith("image/") ? blob.type : "application/octet-stream");
+    request.setRequestHeader("X-Request-ID", requestId);
     request.upload.onprogress = (event) => onSent(event.loaded / Math.max(event.total, 1));
-    request.onload = () => resolve({ status: request.status, text: request.responseText, retryAfter: request.getResponseHeader("Retry-After"), requestId: request.getResponseHeader("X-Request-ID") });
+    request.onload = () =>
+      resolve({ status: request.status, text: request.responseText, retryAfter: request.getResponseHeader("Retry-After") });
     request.onerror = async () => resolve({ failure: (await readable(blob)) ? failureCode("unreachable") : "unreadable" });
     request.ontimeout = () => resolve({ failure: "timeout" });
     request.onabort = () => resolve({ failure: "cancelled" });
@@ -104,16 +117,19 @@ const readable = (blob) => blob.slice(0, 1).arrayBuffer().then(() => true, () =>
 const failureCode = (otherwise) => (navigator.onLine ? otherwise : "offline");
 
 /** Turn what came back into either an answer or a problem, never both, never a half-read answer. */
-function understand(reply, blob) {
+function understand(reply, blob, requestId) {
   if (reply.failure) {
     const large = reply.failure === "unreachable" && blob.size > LARGE_BYTES;
-    return { problem: { code: reply.failure, detail: large ? `The picture is large (${formatBytes(blob.size)}): it may be more than the service accepts.` : "" } };
+    const hint = large ? `The picture is large (${formatBytes(blob.size)}): it may be more than the service accepts.` : "";
+    return { problem: { code: reply.failure, hint, requestId } };
   }
   const body = parse(reply.text);
-  if (reply.status === 200 && body?.diagnoses?.length && body.malignancy && body.probabilities && body.model && body.timing_ms) return { answer: body };
+  const whole = ["diagnoses", "probabilities", "malignancy", "model", "warnings", "timing_ms"].every((part) => body?.[part]);
+  if (reply.status === 200 && whole) return { answer: body };
   const fromProxy = [502, 503, 504].includes(reply.status) && !body?.code; // something before the service speaks for it
   const code = Object.hasOwn(PROBLEMS, body?.code) ? body.code : fromProxy ? "unreachable" : "unknown";
-  return { problem: { code, detail: typeof body?.detail === "string" ? body.detail : "", requestId: body?.request_id ?? reply.requestId } };
+  const hint = typeof body?.detail === "string" ? `The service says: ${body.detail}` : "";
+  return { problem: { code, hint, requestId: body?.request_id ?? requestId } };
 }
 
 function parse(text) {
@@ -156,7 +172,8 @@ async function loadModels() {
 }
 
 const serving = () => state.models.find((model) => model.status === "serving");
-const classesOf = (answer) => state.models.find((model) => model.name === answer.model.name && model.version === answer.model.version)?.classes;
+const classesOf = ({ model }) =>
+  state.models.find(({ name, version }) => name === model.name && version === model.version)?.classes;
 
 /** The clock of the page: shows the passing time, and sends a refused picture again, once, when its wait is over. */
 function tick() {
@@ -177,17 +194,19 @@ function percent(probability, digits = probability < 0.1 ? 1 : 0) {
 const formatBytes = (bytes) => (bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 const formatMs = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(2)} s`);
 const tagText = (malignant) => (malignant ? "Counts as malignant" : "Counts as benign");
-const warningText = (warning) => (typeof warning === "string" ? warning : warning.message ?? warning.detail ?? warning.code ?? "");
 
 function statusText() {
   if (state.phase === "running") return "The picture is being analysed.";
   if (state.phase === "problem") return PROBLEMS[state.problem.code].slice(0, 2).join(". ");
   if (state.phase !== "answer") return "";
-  const [first, second] = state.answer.diagnoses.map(({ name, probability }) => `${name}, ${percent(probability)}`);
-  return ["Preliminary result.", `Most probable: ${first}.`, second ? `Then: ${second}.` : "", verdict(state.answer.malignancy), advice(state.answer.malignancy)].join(" ");
+  const { diagnoses, malignancy, warnings } = state.answer;
+  const [first, second] = diagnoses.map(({ name, probability }) => `${name}, ${percent(probability)}`);
+  const likely = `Preliminary result. Most probable: ${first}. Then: ${second}.`;
+  return [likely, verdict(malignancy), advice(malignancy), ...warnings].join(" ");
 }
 
-const verdict = ({ above_threshold: above }) => `${above ? "Above" : "Below"} the threshold at which the model advises a doctor’s examination.`;
+const verdict = ({ above_threshold: above }) =>
+  `${above ? "Above" : "Below"} the threshold at which the model advises a doctor’s examination.`;
 const advice = ({ above_threshold: above }) =>
   above
     ? "Please have a doctor examine this lesion. The model may be wrong; only an examination can tell."
@@ -203,7 +222,7 @@ function render() {
   const focused = document.activeElement;
   for (const phase of ["empty", "running", "problem", "answer"]) byId(`view-${phase}`).hidden = state.phase !== phase;
   document.body.dataset.dragging = state.dragging;
-  if (state.picture !== before.picture) renderPicture();
+  if (state.picture !== before.picture) renderPicture(before.picture);
   renderProgress();
   if (state.models !== before.models || state.reachable !== before.reachable) renderService();
   if (state.problem && state.problem !== before.problem) renderProblem();
@@ -221,17 +240,16 @@ function arrive(focused) {
   if (done && byId("result-heading").getBoundingClientRect().top > innerHeight * 0.7) byId("result-heading").scrollIntoView();
 }
 
-function renderPicture() {
+function renderPicture(before) {
   const { picture } = state;
   byId("stage").dataset.filled = picture ? "yes" : "no";
   byId("invitation").hidden = Boolean(picture);
-  byId("no-preview").hidden = true;
-  byId("preview").hidden = !picture;
-  byId("clear").hidden = !picture;
-  byId("picture-facts").hidden = !picture;
-  if (picture) byId("preview").src = picture.url;
-  else byId("preview").removeAttribute("src");
-  setText("picture-facts", picture ? formatBytes(picture.blob.size) : "");
+  byId("no-preview").hidden = picture?.shown !== false;
+  byId("preview").hidden = !picture || picture.shown === false;
+  byId("facts").hidden = !picture;
+  setText("picture-facts", picture ? [picture.note, picture.shown, formatBytes(picture.blob.size)].filter(Boolean).join(" · ") : "");
+  if (!picture) byId("preview").removeAttribute("src");
+  else if (picture.url !== before?.url) byId("preview").src = picture.url;
 }
 
 function renderProgress() {
@@ -256,23 +274,23 @@ function renderClock() {
 }
 
 function renderProblem() {
-  const { code, detail, requestId } = state.problem;
+  const { code, hint, requestId } = state.problem;
   const [title, text, again] = PROBLEMS[code];
   byId("view-problem").dataset.mild = code === "cancelled";
   setText("problem-title", title);
   setText("problem-text", text);
-  setText("problem-detail", detail ? `The service says: ${detail}` : "");
+  setText("problem-hint", hint ?? "");
   byId("again").hidden = !again;
   setText("again-note", state.retryAt && !state.retried ? "The page then sends it again by itself, once." : "");
-  setText("problem-id", requestId ? `Request ${requestId}` : ["cancelled", "unreadable"].includes(code) ? "" : "No request number: the service did not answer.");
+  setText("problem-id", requestId ? `Request number ${requestId}` : "");
 }
 
 function renderAnswer() {
   const { answer, roundTripMs } = state;
   const { malignancy, model } = answer;
-  byId("warnings").replaceChildren(...(answer.warnings ?? []).map((warning) => element("li", warningText(warning))));
-  byId("leaders").replaceChildren(...answer.diagnoses.map((diagnosis) => row("leader-row", diagnosis, { ".leader-name": diagnosis.name })));
-  byId("classes").replaceChildren(...rankedClasses(answer).map((each) => row("class-row", each, { ".name": each.name, ".description": each.description })));
+  fill("warnings", answer.warnings, (warning) => element("li", warning));
+  fill("leaders", answer.diagnoses, (each) => row("leader-row", each, { ".name": each.name }));
+  fill("classes", rankedClasses(answer), (each) => row("class-row", each, { ".name": each.name, ".description": each.description }));
   byId("malignancy").dataset.above = malignancy.above_threshold;
   byId("malignancy").style.setProperty("--threshold", malignancy.threshold);
   byId("malignancy-bar").style.setProperty("--value", malignancy.probability);
@@ -283,7 +301,7 @@ function renderAnswer() {
   setText("made-model", `${model.name}, version ${model.version}`);
   setText("made-digest", model.digest.replace("sha256:", "").slice(0, 12));
   byId("made-digest").title = model.digest;
-  setText("made-time", `${formatMs(answer.timing_ms.total)} in the service, ${formatMs(roundTripMs)} with the way there and back`);
+  setText("made-time", `${formatMs(answer.timing_ms.total)} in the service, ${formatMs(roundTripMs)} in all`);
   setText("made-request", answer.request_id);
 }
 
@@ -310,12 +328,17 @@ function row(template, { probability, malignant }, texts) {
 function renderService() {
   const model = serving();
   byId("service").dataset.state = model ? "ready" : "away";
-  setText("service", model ? `Model ${model.name}, version ${model.version}` : state.reachable ? "No model is ready" : "Service does not answer");
+  const absent = state.reachable ? "No model is ready" : "The service does not answer";
+  setText("service", model ? `Model ${model.name}, version ${model.version}` : absent);
   setText("class-names", model ? `: ${(model.classes ?? []).map(({ name }) => name).join("; ")}.` : ".");
 }
 
 function setText(id, text) {
   if (byId(id).textContent !== text) byId(id).textContent = text; // unchanged text must not be announced again
+}
+
+function fill(id, items, draw) {
+  byId(id).replaceChildren(...items.map(draw));
 }
 
 function element(tag, text) {
@@ -327,10 +350,10 @@ function element(tag, text) {
 // ---------------------------------------------------------------- what the visitor does
 
 const takeFrom = (input) => {
-  give(input.files[0]);
+  give([...input.files]); // a copy: the next line empties the list
   input.value = ""; // so that choosing the same file again counts as a choice
 };
-const pictureIn = (transfer) => [...(transfer?.files ?? [])][0];
+const previewDone = (shown) => state.picture?.url === byId("preview").src && set({ picture: { ...state.picture, shown } });
 const carriesFile = (event) => event.dataTransfer?.types.includes("Files");
 
 byId("choose").addEventListener("click", () => byId("file").click());
@@ -343,19 +366,11 @@ byId("clear").addEventListener("click", clear);
 byId("cancel").addEventListener("click", cancel);
 byId("again").addEventListener("click", tryAgain);
 
-byId("preview").addEventListener("load", ({ target }) => {
-  if (state.picture) setText("picture-facts", `${target.naturalWidth} × ${target.naturalHeight} pixels, ${formatBytes(state.picture.blob.size)}`);
-});
-byId("preview").addEventListener("error", () => {
-  if (!state.picture) return;
-  byId("preview").hidden = true;
-  byId("no-preview").hidden = false;
-});
+byId("preview").addEventListener("load", ({ target }) => previewDone(`${target.naturalWidth} × ${target.naturalHeight} pixels`));
+byId("preview").addEventListener("error", () => previewDone(false));
 
 document.addEventListener("paste", (event) => {
-  if (!pictureIn(event.clipboardData)) return;
-  event.preventDefault();
-  give(pictureIn(event.clipboardData));
+  if (event.clipboardData?.files.length) give(event.clipboardData.files);
 });
 document.addEventListener("dragover", (event) => {
   if (!carriesFile(event)) return;
@@ -369,7 +384,7 @@ document.addEventListener("drop", (event) => {
   if (!carriesFile(event)) return;
   event.preventDefault();
   set({ dragging: false });
-  give(pictureIn(event.dataTransfer));
+  give(event.dataTransfer.files);
 });
 addEventListener("offline", loadModels);
 addEventListener("online", loadModels);

@@ -20,7 +20,8 @@ def smooth_noise(rng: np.random.Generator, cell_px: int) -> Plane:
     """Return noise of mean 0 and deviation 1 whose features are about `cell_px` wide."""
     coarse = rng.standard_normal((HEIGHT // cell_px + 3, WIDTH // cell_px + 3)).astype(np.float32)
     noise = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), dtype=np.float64)
-    return (noise - noise.mean()) / noise.std()
+    standard: Plane = (noise - noise.mean()) / noise.std()
+    return standard
 
 
 def smooth_step(value: Plane, low: float, high: float) -> Plane:

@@ -1,0 +1,105 @@
+"""`python -m service`: read the settings, load the model, serve until SIGTERM, drain, exit 0."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+
+from model_store.errors import StoreError
+from model_store.store import ModelStore
+from service.app import create_app
+from service.engine import SelfTestError
+from service.lifecycle import Lifecycle
+from service.log import configure_logging, log
+from service.registry import Registry
+from service.settings import InvalidSettingsError, Settings, read_settings
+
+_REFUSED = 1  # exit code of a start that was refused
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the service. A start that is refused prints one line and returns 1."""
+    try:
+        settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
+        configure_logging(settings.log_level)
+        registry = Registry(ModelStore(settings.store), settings.model)
+        registry.load(settings.alias)
+        listener = _bind(settings.host, settings.port)
+    except InvalidSettingsError as error:
+        return _refuse(f"settings: {error}")
+    except (StoreError, SelfTestError) as error:
+        return _refuse(f"model: {error}")
+    except OSError as error:
+        return _refuse(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}")
+    _serve(settings, registry, listener)
+    return 0
+
+
+def _serve(settings: Settings, registry: Registry, listener: socket.socket) -> None:
+    lifecycle = Lifecycle()
+    config = uvicorn.Config(
+        create_app(settings, registry, lifecycle),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=round(settings.shutdown_seconds),
+    )
+    host, port = listener.getsockname()[:2]
+    print(f"dermserve listens on http://{host}:{port}", flush=True)
+    # uvicorn raises the signal again when it has drained; a wished-for end is not a failure.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    with contextlib.suppress(KeyboardInterrupt):
+        _DrainingServer(config, lifecycle, settings.drain_seconds).run(sockets=[listener])
+
+
+class _DrainingServer(uvicorn.Server):
+    """On the first signal, keeps answering for a while, with `Connection: close` and /readyz at 503.
+
+    Without that, a request that a caller has just put on an idle keep-alive connection would be lost when the
+    connection is closed.
+    """
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._lifecycle, self._drain_seconds = lifecycle, drain_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn, keeping the loop for the signal handler."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain, then stop. Second: stop at once."""
+        if self._lifecycle.draining or self._loop is None:
+            super().handle_exit(sig, frame)
+            return
+        self._lifecycle.draining = True
+        log(logging.INFO, "draining", signal=signal.Signals(sig).name, seconds=self._drain_seconds)
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, super().handle_exit, sig, frame)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A bound socket; raises OSError before anything expensive has started."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    return listener
+
+
+def _refuse(reason: str) -> int:
+    print(f"dermserve: {' '.join(reason.split())}", file=sys.stderr)
+    return _REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Every way a request can fail, and the stage that raises it.
+
+ServiceError                 status  code
+├── InvalidRequestError        422   invalid_request       routes: the request itself is malformed
+├── UploadTimeoutError         408   upload_timeout        routes: the body did not arrive in time
+├── PayloadTooLargeError       413   payload_too_large     routes, decode: too many bytes or pixels
+├── UnsupportedFormatError     415   unsupported_format    decode: not one of the five formats, by magic bytes
+├── InvalidImageError          400   invalid_image         decode: not decodable, truncated, animated
+├── UnavailableError                                       (+ Retry-After)
+│   ├── OverloadedError        503   overloaded            admission, batcher: it would miss the deadline
+│   └── ModelNotReadyError     503   model_not_ready       registry: no verified model
+├── DeadlineExceededError      504   deadline_exceeded     predictor, batcher: passed after admission
+├── InferenceFailedError       500   inference_failed      batcher: the network gave no valid answer
+└── NotFoundError              404   not_found             routes: no such version
+
+ClientGoneError: the caller left; nobody is there to read an answer.
+"""
+
+import math
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """A failure with a documented status and code. Callers see the message: no internals, no patient data."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    title: ClassVar[str]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Response headers that belong to the failure."""
+        return {}
+
+
+class InvalidRequestError(ServiceError):
+    """The request is malformed: wrong content type, no `file` field, a header that is not a number."""
+
+    status, code, title = 422, "invalid_request", "The request is malformed"
+
+
+class UploadTimeoutError(ServiceError):
+    """The body did not arrive within `receive_timeout_seconds`."""
+
+    status, code, title = 408, "upload_timeout", "The picture did not arrive in time"
+
+
+class PayloadTooLargeError(ServiceError):
+    """More bytes than `body_limit_bytes` or more pixels than `pixel_limit_pixels`."""
+
+    status, code, title = 413, "payload_too_large", "The picture is too large"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The rest of the body is not read, so the connection cannot be used again."""
+        return {"Connection": "close"}
+
+
+class UnsupportedFormatError(ServiceError):
+    """The first bytes are those of none of the accepted formats."""
+
+    status, code, title = 415, "unsupported_format", "The file format is not supported"
+
+
+class InvalidImageError(ServiceError):
+    """An accepted format, but it cannot be decoded to one picture."""
+
+    status, code, title = 400, "invalid_image", "The picture cannot be read"
+
+
+class UnavailableError(ServiceError):
+    """Not now; `retry_after_seconds` tells when it is worth trying again."""
+
+    status = 503
+
+    def __init__(self, detail: str, retry_after_seconds: float) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = max(1, math.ceil(retry_after_seconds))  # the header takes whole seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """RFC 9110 Retry-After."""
+        return {"Retry-After": str(self.retry_after_seconds)}
+
+
+class OverloadedError(UnavailableError):
+    """The predicted finish misses the deadline, or a limit on queued work is reached."""
+
+    code, title = "overloaded", "The service is busy"
+
+
+class ModelNotReadyError(UnavailableError):
+    """No verified model is loaded, or the service is shutting down."""
+
+    code, title = "model_not_ready", "No model is ready"
+
+
+class DeadlineExceededError(ServiceError):
+    """The deadline passed after the request was admitted."""
+
+    status, code, title = 504, "deadline_exceeded", "The answer would have come too late"
+
+
+class InferenceFailedError(ServiceError):
+    """The network failed or gave values that are not probabilities."""
+
+    status, code, title = 500, "inference_failed", "The analysis failed"
+
+
+class NotFoundError(ServiceError):
+    """No such model version."""
+
+    status, code, title = 404, "not_found", "Not found"
+
+
+class ClientGoneError(Exception):
+    """The caller closed the connection before the answer."""
+
+
+ERRORS: tuple[type[ServiceError], ...] = (
+    InvalidRequestError,
+    UploadTimeoutError,
+    PayloadTooLargeError,
+    UnsupportedFormatError,
+    InvalidImageError,
+    OverloadedError,
+    ModelNotReadyError,
+    DeadlineExceededError,
+    InferenceFailedError,
+    NotFoundError,
+)

@@ -1,0 +1,42 @@
+"""Logs: one JSON object a line on standard error. Never a file name, a path, a header, metadata or a pixel."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_logger = logging.getLogger("dermserve")
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; fields given as `extra={"fields": ...}` stand beside the message."""
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {"time": time, "level": record.levelname.lower(), "event": record.getMessage()}
+        line |= getattr(record, "fields", {})
+        if record.exc_info and record.exc_info[0]:
+            # Where it happened, without the message: libraries quote the data they fail on.
+            line |= {"error": record.exc_info[0].__name__, "traceback": _places(record)}
+        return json.dumps(line)
+
+
+def configure_logging(level: str) -> None:
+    """Send everything, uvicorn's lines too, through the JSON formatter."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("uvicorn.access").disabled = True  # it logs paths and addresses; the middleware logs instead
+
+
+def log(level: int, event: str, *, exc_info: BaseException | None = None, **fields: object) -> None:
+    """Write one line. `fields` must be free of patient data: request id, route, status, times."""
+    _logger.log(level, event, extra={"fields": fields}, exc_info=exc_info)
+
+
+def _places(record: logging.LogRecord) -> list[str]:
+    places, trace = [], record.exc_info[2] if record.exc_info else None
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_qualname}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return places

@@ -1,0 +1,103 @@
+"""Prometheus metrics. Names end in their base unit; the promise's 3 seconds are an exact bucket edge."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from model_store.store import ModelVersion
+
+_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
+_STAGE_BUCKETS = (0.0005, 0.001, 0.0025, *_LATENCY_BUCKETS)
+STAGES = ("receive", "decode", "preprocess", "queue", "inference", "interpret")
+
+
+class Metrics:
+    """All metrics of one service, in their own registry (so that tests can have many)."""
+
+    def __init__(self, max_batch_size: int) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._requests = Counter(
+            "dermserve_requests", "Answered HTTP requests.", ("route", "method", "status"), registry=registry
+        )
+        self._duration = Histogram(
+            "dermserve_request_duration_seconds",
+            "From the request's head to the end of its answer.",
+            ("route",),
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._stages = Histogram(
+            "dermserve_stage_duration_seconds",
+            "Time of one stage of a successful prediction.",
+            ("stage",),
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        for stage in STAGES:
+            self._stages.labels(stage)  # visible from the start, so that rates begin at zero
+        self._batch_size = Histogram(
+            "dermserve_batch_size", "Pictures in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        )
+        self._batch_failures = Counter(
+            "dermserve_batch_failures", "Batches that the network failed on.", registry=registry
+        )
+        self._queue_length = Gauge("dermserve_queue_length", "Pictures waiting for the network.", registry=registry)
+        self.requests_in_flight = Gauge(
+            "dermserve_requests_in_flight", "HTTP requests being worked on.", registry=registry
+        )
+        self._model_info = Gauge(
+            "dermserve_model_info", "The version that serves.", ("name", "version", "digest"), registry=registry
+        )
+        self.model_ready = Gauge("dermserve_model_ready", "1 while a verified model serves.", registry=registry)
+        self._predictions = Counter(
+            "dermserve_predictions", "Answers by most probable class.", ("code",), registry=registry
+        )
+        self._refusals = Counter(
+            "dermserve_refusals", "Predictions refused or failed, by error code.", ("code",), registry=registry
+        )
+        self.abandoned = Counter(
+            "dermserve_abandoned", "Predictions whose caller left before the answer.", registry=registry
+        )
+        Gauge("dermserve_max_batch_size", "Largest batch.", registry=registry).set(max_batch_size)
+
+    def model_loaded(self, version: ModelVersion) -> None:
+        """This version serves from now on."""
+        manifest = version.manifest
+        self._model_info.clear()
+        self._model_info.labels(manifest.name, manifest.version, version.digest).set(1)
+        self.model_ready.set(1)
+        for code in manifest.classes:
+            self._predictions.labels(code)
+
+    def request_finished(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One HTTP request was answered."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._duration.labels(route).observe(seconds)
+
+    def stage_finished(self, stage: str, seconds: float) -> None:
+        """One stage of a prediction; `stage` is one of STAGES."""
+        self._stages.labels(stage).observe(seconds)
+
+    def predicted(self, code: str) -> None:
+        """A picture was answered with `code` first."""
+        self._predictions.labels(code).inc()
+
+    def refused(self, code: str) -> None:
+        """A prediction ended with this error code."""
+        self._refusals.labels(code).inc()
+
+    def queue_changed(self, length: int) -> None:
+        """BatchObserver."""
+        self._queue_length.set(length)
+
+    def batch_started(self, size: int) -> None:
+        """BatchObserver."""
+        self._batch_size.observe(size)
+
+    def batch_failed(self) -> None:
+        """BatchObserver."""
+        self._batch_failures.inc()

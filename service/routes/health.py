@@ -1,0 +1,31 @@
+"""GET /healthz (process up) and /readyz (a verified, warmed model is serving). They touch no queue."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.schemas import Health
+
+router = APIRouter()
+
+
+@router.get("/healthz", response_model_exclude_none=True, summary="Is the process up?")
+async def healthz() -> Health:
+    """Always ok while the event loop turns; a busy service is a healthy one."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    response_model_exclude_none=True,
+    summary="Does a verified model serve?",
+    responses={503: {"model": Health}},
+)
+async def readyz(request: Request, response: Response) -> Health:
+    """503 without a model, and once SIGTERM has come."""
+    loaded = request.app.state.services.registry.loaded
+    if request.app.state.lifecycle.draining:
+        response.status_code = 503
+        return Health(status="draining")
+    if loaded is None:
+        response.status_code = 503
+        return Health(status="not_ready")
+    return Health(status="ready", model=loaded.identity)

@@ -1,0 +1,420 @@
+"""The web page, used as people use it: in a browser, against the running service.
+
+Answers come from the real service. Only what it will not give on demand (a delay, a refusal, a failure) is put in its
+place, for that one response.
+"""
+
+import base64
+import binascii
+import contextlib
+import io
+import json
+import re
+import struct
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import BrowserContext, Error, JSHandle, Page, Route, expect
+
+from service.errors import ERRORS
+
+PAGE_FILES = Path(__file__).parents[2] / "service" / "page"
+EXAMPLE, SCRIPT = PAGE_FILES / "example.jpg", PAGE_FILES / "app.js"
+PREDICTIONS = "**/v1/predictions"
+PHONES = [{"viewport": {"width": width, "height": 780}, "is_mobile": True, "has_touch": True} for width in (320, 390)]
+
+# Every visible element that holds text of its own, as [text, contrast ratio to the nearest opaque ground below it].
+CONTRASTS = """() => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (c) => ((c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const ground = (element) => {
+    for (; element; element = element.parentElement) {
+      const colour = channels(getComputedStyle(element).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const hasText = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  return [...document.body.querySelectorAll("*")].filter((e) => hasText(e) && e.checkVisibility()).map((element) => {
+    const [a, b] = [luminance(channels(getComputedStyle(element).color)), luminance(ground(element))];
+    return [element.textContent.trim(), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+  });
+}"""
+
+
+def picture(colour: str = "peru", size: tuple[int, int] = (320, 240)) -> bytes:
+    """Return a plain PNG."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def vast_picture() -> bytes:
+    """Return a tiny PNG whose header claims 900 million pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", binascii.crc32(header))
+    return picture()[:8] + chunk + picture()[33:]
+
+
+def choose(page: Page, content: bytes, name: str = "lesion.png", media_type: str = "image/png") -> None:
+    """Choose a file with these bytes."""
+    page.set_input_files("#file", {"name": name, "mimeType": media_type, "buffer": content})
+
+
+def transfer(page: Page, content: bytes) -> JSHandle:
+    """Return what the browser hands over when these bytes are dropped or pasted."""
+    return page.evaluate_handle(
+        """(encoded) => {
+          const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([bytes], "lesion.png", { type: "image/png" }));
+          return transfer;
+        }""",
+        base64.b64encode(content).decode(),
+    )
+
+
+def refuse(page: Page, status: int, code: str, times: int = 1, **more: str) -> None:
+    """Answer the next prediction(s) with this problem instead of asking the service."""
+    body = {"type": "about:blank", "title": code, "status": status, "code": code, "request_id": "r-123"} | more
+    headers = {"Content-Type": "application/problem+json", "Retry-After": "1"}
+    page.route(PREDICTIONS, lambda route: route.fulfill(status=status, headers=headers, json=body), times=times)
+
+
+def expect_result(page: Page) -> None:
+    """Wait for a complete result."""
+    expect(page.locator("#view-answer")).to_be_visible()
+    expect(page.locator("#leaders > li")).to_have_count(2)
+    expect(page.locator("#classes > li")).to_have_count(7)
+
+
+def expect_problem(page: Page, title: str) -> None:
+    """Wait for this problem."""
+    expect(page.locator("#problem-title")).to_be_visible()
+    expect(page.locator("#problem-title")).to_have_text(title)
+
+
+def is_too_wide(page: Page) -> bool:
+    """Return whether the page can be scrolled sideways."""
+    return page.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+
+# ---------------------------------------------------------------- giving a picture
+
+
+def test_example_gives_two_diagnoses_and_all_seven(page: Page) -> None:
+    """The example picture gives two diagnoses, all seven classes with descriptions, and the preliminary label."""
+    page.get_by_role("button", name="Example picture").click()
+    expect_result(page)
+    expect(page.get_by_text("Preliminary result of an algorithm, not a diagnosis")).to_be_visible()
+    assert all(page.locator("#classes .description").all_text_contents())
+
+
+def test_page_shows_what_the_service_answered(page: Page) -> None:
+    """Names, order, malignancy sentence, model and request number on the page are those of the service's answer."""
+    with page.expect_response(PREDICTIONS) as response:
+        page.get_by_role("button", name="Example picture").click()
+    answer = response.value.json()
+    expect_result(page)
+    assert page.locator("#leaders .name").all_text_contents() == [each["name"] for each in answer["diagnoses"]]
+    above = answer["malignancy"]["above_threshold"]
+    expect(page.locator("#verdict")).to_contain_text("Above the threshold" if above else "Below the threshold")
+    expect(page.locator("#advice")).to_contain_text("have a doctor examine" if above else "does not rule out disease")
+    expect(page.locator("#malignancy-threshold")).to_have_text(f"{100 * answer['malignancy']['threshold']:.1f}%")
+    expect(page.locator("#made-model")).to_have_text(f"{answer['model']['name']}, version {answer['model']['version']}")
+    expect(page.locator("#made-request")).to_have_text(answer["request_id"])
+
+
+def test_chosen_file_is_previewed_and_analysed(page: Page) -> None:
+    """A chosen file is shown and analysed."""
+    choose(page, picture(size=(320, 240)))
+    expect_result(page)
+    expect(page.locator("#preview")).to_be_visible()
+    expect(page.locator("#picture-facts")).to_contain_text("320 \N{MULTIPLICATION SIGN} 240 pixels")
+
+
+def test_dropped_file_is_analysed(page: Page) -> None:
+    """A picture dropped anywhere on the page is analysed."""
+    page.dispatch_event("footer", "drop", {"dataTransfer": transfer(page, picture())})
+    expect_result(page)
+
+
+def test_pasted_picture_is_analysed(page: Page) -> None:
+    """A picture pasted from the clipboard is analysed."""
+    page.evaluate(
+        "(data) => document.body.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }))",
+        transfer(page, picture()),
+    )
+    expect_result(page)
+
+
+def test_camera_is_offered_on_a_phone_only(page: Page, context: BrowserContext, service_url: str) -> None:
+    """A device with a mouse is not offered a camera; a phone is, with the camera at its back."""
+    expect(page.get_by_role("button", name="Take a picture")).to_be_hidden()
+    assert context.browser is not None
+    phone = context.browser.new_context(**PHONES[1]).new_page()
+    phone.goto(service_url)
+    expect(phone.get_by_role("button", name="Take a picture")).to_be_visible()
+    assert phone.locator("#camera").get_attribute("capture") == "environment"
+    phone.context.close()
+
+
+def test_clear_forgets_the_picture(page: Page) -> None:
+    """Clear removes the picture and its result, and leaves the keyboard on the button that begins anew."""
+    choose(page, picture())
+    expect_result(page)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#preview")).to_be_hidden()
+    expect(page.locator("#view-empty")).to_be_visible()
+    expect(page.get_by_role("button", name="Choose a picture")).to_be_focused()
+
+
+# ---------------------------------------------------------------- when it goes wrong
+
+
+def test_text_named_jpg_is_explained(page: Page) -> None:
+    """A text file called .jpg is refused in one plain sentence, with the request number."""
+    choose(page, b"Dear doctor, ...", name="lesion.jpg", media_type="image/jpeg")
+    expect_problem(page, "This file is not a picture the service can read")
+    expect(page.locator("#problem-id")).to_have_text(re.compile(r"Request number \S+"))
+
+
+def test_cut_picture_is_explained(page: Page) -> None:
+    """A picture cut short is refused in one plain sentence."""
+    choose(page, EXAMPLE.read_bytes()[:9000], name="lesion.jpg", media_type="image/jpeg")
+    expect_problem(page, "This picture cannot be read")
+
+
+def test_vast_picture_is_explained(page: Page) -> None:
+    """A picture of too many pixels is refused in one plain sentence."""
+    choose(page, vast_picture())
+    expect_problem(page, "This picture is too large")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "title"),
+    [
+        (503, "overloaded", "The service is busy"),
+        (503, "model_not_ready", "The model is not ready"),
+        (504, "deadline_exceeded", "The answer took too long"),
+        (500, "inference_failed", "The analysis failed"),
+        (500, "a_code_of_the_future", "Something went wrong"),
+    ],
+)
+def test_failure_is_explained_and_can_be_tried_again(page: Page, status: int, code: str, title: str) -> None:
+    """Each failure of the service has its own plain words, its request number and a button to try again."""
+    refuse(page, status, code)
+    choose(page, picture())
+    expect_problem(page, title)
+    expect(page.locator("#problem-id")).to_have_text("Request number r-123")
+    expect(page.locator("#again")).to_be_visible()
+
+
+def test_every_error_code_has_plain_words() -> None:
+    """Each code that the service can answer with has its own entry in the page's table of problems."""
+    script = SCRIPT.read_text()
+    assert [error.code for error in ERRORS if f"\n  {error.code}: [" not in script] == []
+
+
+def test_refused_picture_is_sent_again_by_itself(page: Page) -> None:
+    """After a 503 the page counts down the service's Retry-After and sends the picture again by itself."""
+    refuse(page, 503, "overloaded")
+    choose(page, picture())
+    expect(page.locator("#again")).to_have_text("Try again in 1 s")
+    expect(page.locator("#again")).to_be_disabled()
+    expect_result(page)
+
+
+def test_second_refusal_waits_for_the_visitor(page: Page) -> None:
+    """The page tries again by itself only once; then the button is the visitor's."""
+    refuse(page, 503, "overloaded", times=2)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "predictions" in request.url else None)
+    choose(page, picture())
+    expect(page.locator("#again-note")).to_have_text("The page then sends it again by itself, once.")
+    expect(page.locator("#again-note")).to_be_empty()  # the second refusal is on the page
+    page.wait_for_timeout(1500)  # longer than its Retry-After: were anything to be sent, it would be by now
+    assert len(asked) == 2
+    page.locator("#again").click()
+    expect_result(page)
+
+
+def test_lost_network_is_explained(page: Page, context: BrowserContext) -> None:
+    """Without a network the page says so, and answers once the network is back."""
+    context.set_offline(True)
+    choose(page, picture())
+    expect_problem(page, "This device is offline")
+    context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    expect_result(page)
+
+
+def test_silent_service_is_explained(page: Page) -> None:
+    """A connection that breaks is told apart from a fault of the picture, and still has a request number."""
+    page.route(PREDICTIONS, lambda route: route.abort("connectionrefused"))
+    choose(page, picture())
+    expect_problem(page, "The service does not answer")
+    expect(page.locator("#problem-id")).to_have_text(re.compile(r"Request number [0-9a-f]{32}"))
+
+
+def test_markup_in_an_answer_stays_text(page: Page) -> None:
+    """Whatever the service says is shown as text, never run as markup."""
+    refuse(page, 504, "deadline_exceeded", detail="<img src=x>gone")
+    choose(page, picture())
+    expect(page.locator("#problem-hint")).to_have_text("The service says: <img src=x>gone")
+    assert page.locator("#problem-hint img").count() == 0
+
+
+# ---------------------------------------------------------------- one picture at a time
+
+
+def test_cancel_stops_the_analysis(page: Page) -> None:
+    """Cancel ends a running analysis at once and tells so; the picture can then be sent again."""
+    page.route(PREDICTIONS, lambda route: None, times=1)  # held: the answer never comes
+    choose(page, picture())
+    page.get_by_role("button", name="Cancel").click()
+    expect_problem(page, "Cancelled")
+    expect(page.locator("#progress")).to_be_hidden()
+    page.get_by_role("button", name="Try again").click()
+    expect_result(page)
+
+
+def test_newer_picture_wins(page: Page) -> None:
+    """A picture given while another is analysed takes its place, even if the older answer comes last."""
+    held: list[Route] = []
+    page.route(PREDICTIONS, lambda route: held.append(route), times=1)
+    choose(page, picture("peru", (300, 200)))
+    expect(page.locator("#progress")).to_be_visible()
+    choose(page, picture("sienna", (640, 480)))
+    expect_result(page)
+    failure = json.dumps({"code": "inference_failed"})
+    with contextlib.suppress(Error):  # the page has hung up on this request: nobody may be there to hear
+        held[0].fulfill(status=500, content_type="application/problem+json", body=failure)
+    page.wait_for_timeout(300)  # nothing is to happen, so there is nothing to wait for
+    assert page.locator("#view-answer").is_visible()
+    expect(page.locator("#picture-facts")).to_contain_text("640 \N{MULTIPLICATION SIGN} 480 pixels")
+
+
+# ---------------------------------------------------------------- for everybody
+
+
+@pytest.mark.parametrize("context_options", PHONES, ids=["320", "390"])
+def test_phone_never_scrolls_sideways(page: Page) -> None:
+    """On a narrow phone nothing sticks out, before the result, with it, and with an error."""
+    assert not is_too_wide(page)
+    page.get_by_role("button", name="Example picture").click()
+    expect_result(page)
+    assert not is_too_wide(page)
+    choose(page, b"no picture", name="lesion.jpg", media_type="image/jpeg")
+    expect(page.locator("#view-problem")).to_be_visible()
+    assert not is_too_wide(page)
+
+
+@pytest.mark.parametrize("context_options", PHONES[:1], ids=["320"])
+def test_result_comes_into_view_on_a_phone(page: Page) -> None:
+    """On a phone the result, which stands below the picture, is scrolled into view."""
+    page.get_by_role("button", name="Example picture").click()
+    expect_result(page)
+    expect(page.locator("#result-heading")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize(
+    "context_options", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["light", "dark"]
+)
+def test_text_is_readable(page: Page, context_options: dict[str, str]) -> None:
+    """Light and dark each have their own ground, and every text on it keeps the contrast of WCAG AA, 4.5 to 1."""
+    page.get_by_role("button", name="Example picture").click()
+    expect_result(page)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (max(ground) < 60) == (context_options["color_scheme"] == "dark")
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 30
+    assert [faint for faint in contrasts if faint[1] < 4.5] == []
+
+
+def test_keyboard_alone_reaches_the_result(page: Page) -> None:
+    """Tab and Enter alone lead from the top of the page to a result, and the focus can always be seen."""
+    focused = "document.activeElement.textContent.trim()"
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+        if page.evaluate(focused) == "Example picture":
+            break
+    page.keyboard.press("Enter")
+    expect_result(page)
+    assert page.evaluate(focused) == "Example picture"
+
+
+def test_keyboard_opens_the_file_chooser(page: Page) -> None:
+    """Enter on the first button opens the file chooser."""
+    page.on("filechooser", lambda chooser: None)
+    page.evaluate("0")  # a round trip: by now Chromium hands choosers over; without it one in three was cancelled
+    page.get_by_role("button", name="Choose a picture").focus()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files({"name": "lesion.png", "mimeType": "image/png", "buffer": picture()})
+    expect_result(page)
+
+
+def test_focus_is_never_lost(page: Page) -> None:
+    """When the focused Cancel button goes away, the focus moves to the result's heading."""
+    page.route(PREDICTIONS, lambda route: None, times=1)
+    choose(page, picture())
+    page.locator("#cancel").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#result-heading")).to_be_focused()
+
+
+def test_result_is_spoken(page: Page) -> None:
+    """A screen reader is told the first diagnosis and the malignancy sentence."""
+    page.get_by_role("button", name="Example picture").click()
+    expect_result(page)
+    spoken = page.get_by_role("status")
+    expect(spoken).to_contain_text(page.locator("#leaders .name").first.text_content() or "no name")
+    expect(spoken).to_contain_text("the threshold at which the model advises a doctor")
+
+
+# ---------------------------------------------------------------- what leaves the device
+
+
+def test_page_talks_to_its_own_server_only(context: BrowserContext, service_url: str) -> None:
+    """From opening to result nothing is asked of another origin, no policy is violated, and the console stays empty."""
+    page, foreign, complaints = context.new_page(), [], []
+    ours = (service_url, f"blob:{service_url}")
+    page.on("request", lambda request: None if request.url.startswith(ours) else foreign.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(service_url)
+    page.get_by_role("button", name="Example picture").click()
+    expect_result(page)
+    choose(page, picture())
+    expect(page.locator("#picture-facts")).to_contain_text("320 \N{MULTIPLICATION SIGN} 240")
+    expect_result(page)
+    assert (foreign, complaints) == ([], [])
+
+
+def test_policy_allows_nothing_from_elsewhere(page: Page, service_url: str) -> None:
+    """The page comes with a policy that forbids everything but its own server's files."""
+    policy = page.request.get(service_url).headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_file_name_stays_on_the_device(page: Page) -> None:
+    """A file's name, which may be a patient's, is not sent."""
+    with page.expect_request(PREDICTIONS) as request:
+        choose(page, picture(), name="Erika Mustermann.png")
+    sent = json.dumps(request.value.all_headers()).encode() + (request.value.post_data_buffer or b"")
+    assert b"Mustermann" not in sent
+
+
+def test_browser_keeps_nothing(page: Page, context: BrowserContext) -> None:
+    """After a result the browser holds no cookie, no storage and no database of ours."""
+    page.get_by_role("button", name="Example picture").click()
+    expect_result(page)
+    kept = page.evaluate(
+        "async () => [localStorage.length, sessionStorage.length, (await indexedDB.databases()).length]"
+    )
+    assert (context.cookies(), kept) == ([], [0, 0, 0])

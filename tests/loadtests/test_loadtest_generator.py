@@ -1,0 +1,159 @@
+"""The open loop: who is due is sent, and latency counts from then."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from scripted_server import REFUSAL, Reply
+
+from loadtests.arrivals import constant_arrivals, poisson_arrivals
+from loadtests.capacity import measure_capacity
+from loadtests.generator import OpenLoop, prediction_requests
+from loadtests.http_client import ConnectionPool, Origin
+
+
+def open_loop(pool, *, give_up_seconds=10.0, in_flight_limit=1000):
+    """A generator with one tiny picture, aimed at the server."""
+    requests = prediction_requests(pool.origin, [b"picture"], None)
+    return OpenLoop(pool, requests, give_up_seconds=give_up_seconds, in_flight_limit=in_flight_limit)
+
+
+async def test_the_schedule_does_not_wait_for_answers(server, pool):
+    """All requests leave although the first answer comes only when the last request has arrived."""
+    all_there = asyncio.Event()
+
+    async def script(number):
+        if number == 19:
+            all_there.set()
+        await all_there.wait()
+        return Reply()
+
+    server.script = script
+    load = open_loop(pool)
+    await load.run(constant_arrivals(200.0, 0.1))
+    assert load.tally.kinds == {"answered": 20}
+    assert load.tally.most_in_flight == 20
+
+
+async def test_latency_counts_from_the_moment_a_request_was_due(server, pool):
+    """A request that had to wait for the generator itself has that wait in its latency."""
+
+    async def script(number):
+        if number == 0:
+            time.sleep(0.4)  # noqa: ASYNC251 - stops the generator too, which shares this event loop
+        return Reply()
+
+    server.script = script
+    load = open_loop(pool)
+    await load.run(np.array([0.0, 0.05]))
+    second = max(load.tally.exchanges, key=lambda exchange: exchange.due_seconds)
+    assert second.latency_seconds >= 0.3
+    assert all(exchange.latency_seconds >= exchange.lag_seconds for exchange in load.tally.exchanges)
+
+
+async def test_beyond_the_limit_in_flight_nothing_is_sent_but_counted(server, pool):
+    """An arrival that finds the limit reached is an error of its own kind."""
+    release = asyncio.Event()
+
+    async def script(_number):
+        await release.wait()
+        return Reply()
+
+    server.script = script
+    load = open_loop(pool, in_flight_limit=3)
+    run = asyncio.create_task(load.run(constant_arrivals(500.0, 0.02)))
+    while load.tally.kinds["too_many_in_flight"] < 7:  # noqa: ASYNC110 - a tally has no event
+        await asyncio.sleep(0.005)
+    release.set()
+    await run
+    assert load.tally.kinds == {"answered": 3, "too_many_in_flight": 7}
+    assert server.predictions == 3
+    assert load.tally.errors == 7
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (Reply(), "answered"),
+        (REFUSAL, "refused"),
+        (Reply(503, b"{}"), "refused_without_retry_after"),
+        (Reply(503, b"{}", {"Retry-After": "soon"}), "refused_without_retry_after"),
+        (Reply(504, b"{}"), "http_504"),
+        (Reply(500, b"{}"), "http_500"),
+        (Reply(200, b"{}"), "wrong_answer"),
+        (Reply(raw=b""), "connection_failed"),
+    ],
+)
+async def test_every_ending_has_its_word(server, pool, reply, kind):
+    """Each way in which a request can end is counted under its own name."""
+
+    async def script(_number):
+        return reply
+
+    server.script = script
+    load = open_loop(pool)
+    await load.run(np.array([0.0]))
+    assert load.tally.kinds == {kind: 1}
+
+
+async def test_no_answer_is_a_timeout(server, pool):
+    """A request without an answer is given up and its latency is at least that long."""
+
+    async def script(_number):
+        await asyncio.Event().wait()
+        return Reply()
+
+    server.script = script
+    load = open_loop(pool, give_up_seconds=0.2)
+    await load.run(np.array([0.0]))
+    assert load.tally.kinds == {"timeout": 1}
+    assert load.tally.exchanges[0].latency_seconds >= 0.2
+
+
+async def test_nobody_there_is_a_connection_failure():
+    """A refused connection is counted and does not stop the run."""
+    load = open_loop(ConnectionPool(Origin("http://127.0.0.1:1")))
+    await load.run(np.array([0.0, 0.0, 0.01]))
+    assert load.tally.kinds == {"connection_failed": 3}
+
+
+async def test_the_deadline_travels_with_the_request(server, pool):
+    """A deadline given to the load test is sent as a header, without one there is none."""
+    for deadline, sent in ((1.5, True), (None, False)):
+        server.heads.clear()
+        await pool.send(*prediction_requests(pool.origin, [b"p"], deadline)[0])
+        assert ("X-Timeout-Seconds: 1.5" in server.heads[0]) == sent
+
+
+async def test_capacity_counts_answers_only(server, pool):
+    """A service that refuses every second request has failures in its capacity, not answers."""
+
+    async def script(number):
+        await asyncio.sleep(0.001)
+        return Reply() if number % 2 else REFUSAL
+
+    server.script = script
+    requests = prediction_requests(pool.origin, [b"picture"], None)
+    capacity = await measure_capacity(pool, requests, clients=2, seconds=0.5)
+    assert capacity.answers_per_second > 0
+    assert capacity.failures > 0
+    assert capacity.answers_per_second * capacity.seconds + capacity.failures <= server.predictions
+
+
+def test_poisson_arrivals_are_reproducible_and_random():
+    """The same seed gives the same schedule; gaps vary as those of independent callers do."""
+    due = poisson_arrivals(100.0, 100.0, seed=3)
+    gaps = np.diff(due)
+    assert np.array_equal(due, poisson_arrivals(100.0, 100.0, seed=3))
+    assert not np.array_equal(due, poisson_arrivals(100.0, 100.0, seed=4)[: len(due)])
+    assert due.min() >= 0
+    assert due.max() < 100
+    assert (gaps >= 0).all()
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)  # exponential gaps
+    assert len(due) == pytest.approx(10_000, rel=0.05)
+
+
+def test_constant_arrivals_are_a_metronome():
+    """Ten a second over half a second are five, 0.1 s apart."""
+    assert constant_arrivals(10.0, 0.5).tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])

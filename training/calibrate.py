@@ -1,0 +1,149 @@
+"""From logits to probabilities a clinic can read, and the malignancy threshold. Both chosen on validation pictures.
+
+The network learns what speaks for a class beyond its frequency (`train.log_priors`). How much of the natural class
+mix to add back is a trade: all of it gives calibrated probabilities, none of it finds rare classes best.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from model_store.lesions import lesions
+from training.config import Decision
+from training.data import CLASSES, Picture
+from training.metrics import Floats, Ints, balanced_accuracy, expected_calibration_error
+from training.train import log_priors
+
+MALIGNANT = np.array([lesion.malignant for lesion in lesions().values()])
+PRIOR_SHARES = tuple(np.round(np.linspace(0, 1, 21), 2).tolist())
+_TEMPERATURES = (0.05, 20.0)
+_NEAR_TIE = 0.005  # of balanced accuracy: a third of a validation part's standard error, so not a reason to choose
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A prior share with the temperature that fits it best, and what the two give on validation."""
+
+    prior_share: float
+    temperature: float
+    negative_log_likelihood: float
+    balanced_accuracy: float
+    expected_calibration_error: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """probabilities = softmax(logits / temperature + prior_share * log_prior)."""
+
+    temperature: float
+    prior_share: float
+    log_prior: tuple[float, ...]
+
+    @property
+    def prior(self) -> dict[str, float]:
+        """Natural share of each class."""
+        return dict(zip(CLASSES, np.exp(self.log_prior).tolist(), strict=True))
+
+    def probabilities(self, logits: NDArray[np.float32]) -> Floats:
+        """Logits [N, classes] -> float64 [N, classes]."""
+        adjusted = logits / self.temperature + self.prior_share * np.asarray(self.log_prior)
+        return np.asarray(softmax(adjusted.astype(np.float64), axis=1))
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Everything that was chosen on validation, with the tables it was chosen from."""
+
+    calibration: Calibration
+    threshold: float
+    validation_pictures: int
+    candidates: tuple[Candidate, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the evaluation file."""
+        return {
+            "temperature": self.calibration.temperature,
+            "prior_share": self.calibration.prior_share,
+            "prior": self.calibration.prior,
+            "malignancy_threshold": self.threshold,
+            "validation_pictures": self.validation_pictures,
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+        }
+
+
+def calibrate(
+    logits: NDArray[np.float32], labels: Ints, log_prior: Sequence[float], decision: Decision
+) -> OperatingPoint:
+    """Choose prior share and temperature, then the threshold, on natural-mix validation pictures.
+
+    `logits` float32 [N, classes] and `labels` int64 [N] are of pictures with the natural class mix: on any other mix
+    neither a probability nor a specificity means anything to a clinic.
+    """
+    prior = np.asarray(log_prior)
+    candidates = tuple(_candidate(logits, labels, prior, prior_share) for prior_share in PRIOR_SHARES)
+    chosen = choose(candidates, decision.ece_limit)
+    calibration = Calibration(chosen.temperature, chosen.prior_share, tuple(prior.tolist()))
+    malignancy = calibration.probabilities(logits)[:, MALIGNANT].sum(axis=1)
+    threshold = threshold_for(malignancy, MALIGNANT[labels], decision.malignant_sensitivity)
+    return OperatingPoint(calibration, threshold, len(labels), candidates)
+
+
+def choose(candidates: Sequence[Candidate], ece_limit: float) -> Candidate:
+    """The best balanced accuracy within the calibration limit; near-ties go to the larger share of the prior.
+
+    When no candidate keeps the limit, the one with the smallest calibration error.
+    """
+    calibrated = [c for c in candidates if c.expected_calibration_error <= ece_limit]
+    if not calibrated:
+        return min(candidates, key=lambda c: c.expected_calibration_error)
+    best = max(c.balanced_accuracy for c in calibrated)
+    return max((c for c in calibrated if c.balanced_accuracy >= best - _NEAR_TIE), key=lambda c: c.prior_share)
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: Ints, offset: Floats) -> tuple[float, float]:
+    """The temperature with the smallest mean negative log likelihood, and that likelihood."""
+
+    def loss(log_temperature: float) -> float:
+        scores = log_softmax(logits.astype(np.float64) / np.exp(log_temperature) + offset, axis=1)
+        return float(-scores[np.arange(len(labels)), labels].mean())
+
+    found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x)), float(found.fun)
+
+
+def threshold_for(scores: Floats, positive: NDArray[np.bool_], sensitivity: float) -> float:
+    """The largest threshold at which at least `sensitivity` of the positives score at or above it.
+
+    Halfway between the last score that counts and the next lower one, so that neither sits on the edge.
+    """
+    positives = np.sort(scores[positive])
+    if not len(positives):
+        return 0.5  # nothing to choose from: only in runs on a handful of pictures
+    # Rounded before ceil: 0.95 * 20 is 19.000000000000004 in some products.
+    needed = int(np.ceil(round(sensitivity * len(positives), 9)))
+    last = positives[len(positives) - needed]
+    lower = scores[scores < last]
+    halfway = (last + (lower.max() if len(lower) else 0.0)) / 2
+    return float(np.clip(halfway, 1e-6, 1 - 1e-6))
+
+
+def natural_log_prior(pictures: tuple[Picture, ...], parts: dict[str, str], natural_mix: str) -> tuple[float, ...]:
+    """log of the class mix of the natural collection's training part, [classes]."""
+    train = torch.tensor([i for i, picture in enumerate(pictures) if parts[picture.image_id] == "train"])
+    any_of_it = next(i for i, picture in enumerate(pictures) if picture.collection == natural_mix)
+    return tuple(log_priors(pictures, train)[any_of_it].double().tolist())
+
+
+def _candidate(logits: NDArray[np.float32], labels: Ints, log_prior: Floats, prior_share: float) -> Candidate:
+    temperature, loss = fit_temperature(logits, labels, prior_share * log_prior)
+    probabilities = Calibration(temperature, prior_share, tuple(log_prior)).probabilities(logits)
+    once = np.ones((1, len(labels)))
+    accuracy = balanced_accuracy(labels, probabilities.argmax(axis=1), len(CLASSES), once)
+    error = expected_calibration_error(labels, probabilities, once)
+    return Candidate(prior_share, temperature, loss, float(accuracy[0]), float(error[0]))
