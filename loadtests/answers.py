@@ -13,6 +13,7 @@ REFUSED = "refused"
 TIMEOUT = "timeout"
 CONNECTION_FAILED = "connection_failed"
 TOO_MANY_IN_FLIGHT = "too_many_in_flight"
+SENT_TOO_LATE = "sent_too_late"  # the generator's own fault
 WRONG_ANSWER = "wrong_answer"
 
 PROBABILITY_SUM_TOLERANCE = 1e-3

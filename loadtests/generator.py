@@ -17,6 +17,7 @@ from loadtests.answers import (
     ANSWERED,
     CONNECTION_FAILED,
     REFUSED,
+    SENT_TOO_LATE,
     TIMEOUT,
     TOO_MANY_IN_FLIGHT,
     WRONG_ANSWER,
@@ -49,7 +50,7 @@ class Exchange:
     @property
     def is_reply(self) -> bool:
         """Whether the service answered at all, with whatever status."""
-        return self.kind not in (TIMEOUT, CONNECTION_FAILED, TOO_MANY_IN_FLIGHT)
+        return self.kind not in (TIMEOUT, CONNECTION_FAILED, TOO_MANY_IN_FLIGHT, SENT_TOO_LATE)
 
 
 @dataclass(slots=True)
@@ -137,7 +138,8 @@ class OpenLoop:
                 answer = await self._pool.send(*self._requests[index % len(self._requests)])
             kind = classify(answer)
         except TimeoutError:  # before OSError, which it is too
-            kind, fault = TIMEOUT, f"no answer within {self._give_up_seconds:g} s"
+            kind = TIMEOUT if lag_seconds < self._give_up_seconds else SENT_TOO_LATE
+            fault = f"no answer within {self._give_up_seconds:g} s of when it was due"
         except (OSError, HttpProtocolError) as error:
             kind, fault = CONNECTION_FAILED, f"{type(error).__name__}: {error}"
         else:

@@ -6,7 +6,6 @@ is decoded. Only the named Pillow plugins ever see the data.
 
 import io
 import time
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from model_store.contract.preprocessing import Preprocessing, UnsupportedPixelsError, load_rgb, to_input
-from service.errors import InvalidImageError, PayloadTooLargeError, UnsupportedFormatError
+from service.errors import InvalidImageError, PayloadTooLargeError, ServiceError, UnsupportedFormatError
 
 ACCEPTED = "JPEG, PNG, WebP, TIFF or BMP"
 _MAX_SIGNATURE_BYTES = 12
+# Pillow's own guard has another limit and only warns near it; `_check_header` below is the guard here.
+Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,19 @@ def decode(body: bytes, contract: Preprocessing, pixel_limit: int) -> DecodedPic
     started = time.perf_counter()
     image_format = sniff(body)
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(body), formats=[image_format]) as image:
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of large pictures (checked here)
+        with Image.open(io.BytesIO(body), formats=[image_format]) as image:
             width, height = image.size
             _check_header(image, pixel_limit)
             rgb = load_rgb(image, contract)
-    except Image.DecompressionBombError as error:
-        raise PayloadTooLargeError(f"the picture has more than {pixel_limit} pixels") from error
+    except ServiceError:
+        raise
     except UnsupportedPixelsError as error:
         raise InvalidImageError(str(error)) from error
     except UnidentifiedImageError as error:
         raise InvalidImageError(f"the file is damaged: it starts like {image_format} but is none") from error
-    except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, MemoryError) as error:
-        # Pillow's plugins raise all of these for damaged files. Their messages can quote the file: not passed on.
+    except Exception as error:
+        # Damaged files make Pillow's plugins raise nearly anything (OSError, SyntaxError, struct.error, zlib.error,
+        # ...). Their messages can quote the file: not passed on.
         raise InvalidImageError(f"the {image_format} file is damaged or cut off") from error
     if (rgb.width > rgb.height) != (width > height):
         width, height = height, width  # turned upright

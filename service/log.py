@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 
 _logger = logging.getLogger("dermserve")
@@ -24,6 +25,8 @@ def configure_logging(level: str) -> None:
     """Send everything, uvicorn's lines too, through the JSON formatter."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
+    warnings.filterwarnings("ignore", module="PIL")  # odd metadata of callers' pictures: neither news nor ours to log
+    logging.captureWarnings(True)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("uvicorn.access").disabled = True  # it logs paths and addresses; the middleware logs instead
 

@@ -111,11 +111,11 @@ validation part, which has the natural class mix."""
 
 
 def _training(config: Config, record: RunRecord) -> str:
-    stages = ", ".join(f"{stage.epochs} epochs at {stage.pixels} px" for stage in config.train.stages)
+    stages = ", ".join(f"{stage.epochs} at {stage.pixels} px" for stage in config.train.stages)
     device = record.accelerator or f"CPU ({record.processor}, {record.threads} threads)"
     return f"""## Training
 
-{stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g}, cosine
+Epochs: {stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g}, cosine
 schedule, bfloat16 autocast, exponential moving average of the weights ({config.train.ema_decay:g}), on {device}.
 Views are turned, mirrored, zoomed and cut to other picture shapes; colour, focus, noise, dark corners and erased
 patches vary. Class imbalance is met by logit adjustment with each collection's own class frequencies
@@ -135,7 +135,7 @@ On the test part, from the exported graph. Brackets: {test["interval"]}. The hea
 
 {_table(["", *columns], sizes + rows)}
 
-The other collections lack classes, so their balanced accuracy is the mean over those that occur.
+Balanced accuracy and macro AUROC are means over the classes that occur in a collection's test part.
 
 ![ROC curves](plots/{plots.ROC})"""
 
@@ -160,15 +160,16 @@ def _decision(config: Config, found: dict[str, Any]) -> str:
     return f"""### Calibration and threshold
 
 probabilities = softmax(logits / {chosen["temperature"]:.3f} + {chosen["prior_share"]:.2f} x log prior), with the prior
-{prior}. Adding all of the prior calibrates best, adding none finds rare classes best; the share is the one with the
-best balanced accuracy whose expected calibration error on validation stays within {config.decision.ece_limit:g}
+{prior}.
+Adding all of the prior calibrates best, adding none finds rare classes best; the share is the one with the best
+balanced accuracy whose expected calibration error on validation stays within {config.decision.ece_limit:g}
 (`evaluation.json` has the whole table). Expected calibration error on test:
 {_interval(figures["expected_calibration_error"])}.
 
 A lesion is flagged when its malignancy probability (`akiec` + `bcc` + `mel`) reaches
 {chosen["malignancy_threshold"]:.4f}, the largest threshold with sensitivity
-{config.decision.malignant_sensitivity:g} on {chosen["validation_pictures"]} validation pictures. On test that gives sensitivity
-{_interval(figures["malignant_sensitivity"])} and specificity {_interval(figures["malignant_specificity"])}.
+{config.decision.malignant_sensitivity:g} on {chosen["validation_pictures"]} validation pictures. On test that gives
+sensitivity {_interval(figures["malignant_sensitivity"])} and specificity {_interval(figures["malignant_specificity"])}.
 
 ![Reliability](plots/{plots.RELIABILITY})"""
 
@@ -212,8 +213,8 @@ proportions and made square in three ways ({", ".join(RESIZE_MODES)}). Chosen: {
 
 def _limits(config: Config) -> str:
     skin = (
-        "- The pictures show mostly light skin (Fitzpatrick I to III). On darker skin the figures above do not hold: "
-        "nobody has measured them there.\n"
+        "- The pictures show mostly light skin (Fitzpatrick I to III). Only MILK10k records the tone, "
+        "on few pictures:\n  on dark skin the figures are not shown to hold.\n"
     )
     return f"""## Limits
 

@@ -7,12 +7,14 @@ may lie in `images/`. Nothing is guessed: every problem is collected and all are
 
 import csv
 import hashlib
+import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,9 @@ from training.errors import DataError
 
 CLASSES = tuple(lesions())
 PARTS = ("train", "validation", "test")
+_UNKNOWN = {"", "unknown", "nan", "na"}
+_OLDEST_YEARS = 130
+_Item = TypeVar("_Item")
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 _HAM_METADATA = ("HAM10000_metadata.csv", "HAM10000_metadata", "HAM10000_metadata.tab")
 
@@ -69,38 +74,28 @@ def read_collections(data: Data, root: Path) -> tuple[Picture, ...]:
         problems += wrong
     problems += [f"{i}: listed {n} times" for i, n in Counter(p.image_id for p in pictures).items() if n > 1]
     problems += _contradicting_lesions(pictures)
-    if problems:
-        raise DataError(problems)
+    if problems:  # one error lists them all, so the pictures that could be loaded are looked at too
+        raise DataError(problems + _unreadable(pictures))
     return tuple(sorted(pictures, key=lambda p: (p.collection, p.image_id)))
 
 
 def load_pictures(pictures: Sequence[Picture], data: Data) -> LoadedPictures:
     """Decode every picture once, in threads. Raises DataError that lists all unreadable files."""
-    contract = Preprocessing(
-        height=data.cache_pixels,
-        width=data.cache_pixels,
-        resize="squash",
-        reduced_decode_factor=REDUCED_DECODE_FACTOR,
-    )
+    contract = _squashed(data.cache_pixels)
     fixed_aspect = {collection.name: collection.aspect for collection in data.collections}
     pixels = np.empty((len(pictures), data.cache_pixels, data.cache_pixels, 3), np.uint8)
     aspects = np.empty(len(pictures), np.float32)
 
     def load(index: int) -> str | None:
         picture = pictures[index]
-        try:
-            with Image.open(picture.file) as image:
-                rgb = load_rgb(image, contract)
-        except Exception as error:  # Pillow raises many kinds for damaged files; each is reported, none is hidden
-            return f"{picture.image_id}: cannot be read ({type(error).__name__}: {error})"
+        rgb = _decode(picture, contract)
+        if isinstance(rgb, str):
+            return rgb
         pixels[index] = to_input(rgb, contract)
         aspects[index] = fixed_aspect[picture.collection] or rgb.width / rgb.height
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        jobs = threads.map(load, range(len(pictures)))
-        outcomes = list(tqdm(jobs, "reading pictures", len(pictures), unit=" pictures", mininterval=1))
-    problems = [outcome for outcome in outcomes if outcome]
+    problems = _each(load, range(len(pictures)), "reading pictures")
     if problems:
         raise DataError(problems)
     return LoadedPictures(tuple(pictures), pixels, aspects)
@@ -158,6 +153,38 @@ def class_counts(pictures: Iterable[Picture]) -> NDArray[np.int64]:
     return np.bincount([p.label for p in pictures], minlength=len(CLASSES))
 
 
+def _squashed(pixels: int) -> Preprocessing:
+    return Preprocessing(height=pixels, width=pixels, resize="squash", reduced_decode_factor=REDUCED_DECODE_FACTOR)
+
+
+def _decode(picture: Picture, contract: Preprocessing) -> Image.Image | str:
+    """The picture, or what is wrong with its file."""
+    try:
+        with Image.open(picture.file) as image:
+            return load_rgb(image, contract)
+    except Exception as error:  # Pillow raises many kinds for damaged files; each is reported, none is hidden
+        reason = str(error).replace(str(picture.file), picture.file.name)
+        return f"{picture.collection}: {picture.image_id}: cannot be read ({type(error).__name__}: {reason})"
+
+
+def _unreadable(pictures: Sequence[Picture]) -> list[str]:
+    """What is wrong with the files of `pictures`; decoded at a small scale, nothing is kept."""
+    contract = _squashed(32)
+
+    def check(picture: Picture) -> str | None:
+        decoded = _decode(picture, contract)
+        return decoded if isinstance(decoded, str) else None
+
+    return _each(check, pictures, "checking pictures")
+
+
+def _each(look: Callable[[_Item], str | None], items: Sequence[_Item], progress: str) -> list[str]:
+    """Run `look` over all items in threads, with a progress bar; the problems it returned, in order."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        outcomes = list(tqdm(threads.map(look, items), progress, len(items), unit=" pictures", mininterval=1))
+    return [outcome for outcome in outcomes if outcome]
+
+
 def _read_collection(collection: Collection, folder: Path) -> tuple[list[Picture], list[str]]:
     """The collection's pictures and what is wrong with them."""
     if not folder.is_dir():
@@ -184,12 +211,19 @@ def _read_collection(collection: Collection, folder: Path) -> tuple[list[Picture
 
 
 def _read_rows(collection: Collection, metadata: Path) -> tuple[list[dict[str, str]], list[str]]:
-    with metadata.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file, delimiter="\t" if metadata.suffix == ".tab" else ",", restval="")
-        missing = {"image_id", "dx"} - set(table.fieldnames or ())
-        if missing:
-            return [], [f"{collection.name}: {metadata.name} has no column {', '.join(sorted(missing))}"]
-        return [{name: (value or "").strip() for name, value in row.items() if name} for row in table], []
+    """The table's rows. Its delimiter is what the header line holds most of: the Dataverse serves the same table with
+    commas or tabs, and a hospital's spreadsheet may write semicolons.
+    """
+    try:
+        text = metadata.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return [], [f"{collection.name}: {metadata.name} is not UTF-8 text"]
+    header = text.partition("\n")[0]
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",\t;", key=header.count), restval="")
+    missing = {"image_id", "dx"} - set(table.fieldnames or ())
+    if missing:
+        return [], [f"{collection.name}: {metadata.name} has no column {', '.join(sorted(missing))}"]
+    return [{name: (value or "").strip() for name, value in row.items() if name} for row in table], []
 
 
 def _row_problem(row: dict[str, str], files: dict[str, Path]) -> str | None:
@@ -199,16 +233,20 @@ def _row_problem(row: dict[str, str], files: dict[str, Path]) -> str | None:
         return f"unknown class {row['dx']!r} (known: {', '.join(CLASSES)})"
     if row["image_id"] not in files:
         return "no picture file"
+    return _age_problem(row.get("age", ""))
+
+
+def _age_problem(age: str) -> str | None:
+    if age.lower() in _UNKNOWN:
+        return None
     try:
-        float(row.get("age") or 0)
+        return None if 0 <= float(age) <= _OLDEST_YEARS else f"age {age!r} is not one of a patient"
     except ValueError:
-        return f"age {row['age']!r} is not a number"
-    return None
+        return f"age {age!r} is not a number"
 
 
 def _picture(collection: str, row: dict[str, str], file: Path) -> Picture:
-    unknown = {"unknown", "nan", "na"}
-    text = {name: "" if row.get(name, "").lower() in unknown else row.get(name, "") for name in row}
+    text = {name: "" if value.lower() in _UNKNOWN else value for name, value in row.items()}
     return Picture(
         collection=collection,
         image_id=row["image_id"],
@@ -229,7 +267,7 @@ def _picture_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     files: dict[str, Path] = {}
     duplicates = []
     for file in sorted(file for place in places for file in place.iterdir()):
-        if file.suffix.lower() not in _SUFFIXES:
+        if file.suffix.lower() not in _SUFFIXES or file.name.startswith("."):  # macOS leaves ._ISIC_0024306.jpg
             continue
         if file.stem in files:
             duplicates.append(f"{file.stem}: two files, {files[file.stem].name} and {file.parent.name}/{file.name}")

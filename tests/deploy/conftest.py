@@ -121,6 +121,12 @@ class Prometheus:
         eventually(lambda: self.query(counted))
         predict(service_url)
         eventually(lambda: self.query(growth))
+        before = self._evaluations()
+        eventually(lambda: not before.items() & self._evaluations().items())
+
+    def _evaluations(self) -> dict[str, str]:
+        """When each rule was last evaluated."""
+        return {rule["name"]: rule["lastEvaluation"] for rule in self.rules()}
 
     def started(self) -> bool:
         """Whether it answers yet."""

@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
-from queries import dashboard
+
+from tests.deploy.queries import dashboard
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from queries import dashboard_expressions, metric_names
+
+from tests.deploy.queries import dashboard_expressions, metric_names
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = (DEPLOY / "prometheus" / "rules.yml").read_text()

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from scripted_server import ScriptedServer
 
 from loadtests.http_client import ConnectionPool, Origin
+from tests.loadtests.scripted_server import ScriptedServer
 
 
 @pytest.fixture

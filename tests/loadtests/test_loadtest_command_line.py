@@ -5,9 +5,9 @@ import sys
 import textwrap
 
 import pytest
-from scripted_server import REFUSAL, Reply
 
 from loadtests.__main__ import main, read_options
+from tests.loadtests.scripted_server import REFUSAL, Reply
 
 
 async def run_main(*arguments):

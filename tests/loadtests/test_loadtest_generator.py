@@ -5,12 +5,12 @@ import time
 
 import numpy as np
 import pytest
-from scripted_server import REFUSAL, Reply
 
 from loadtests.arrivals import constant_arrivals, poisson_arrivals
 from loadtests.capacity import measure_capacity
 from loadtests.generator import OpenLoop, prediction_requests
 from loadtests.http_client import ConnectionPool, Origin
+from tests.loadtests.scripted_server import REFUSAL, Reply
 
 
 def open_loop(pool, *, give_up_seconds=10.0, in_flight_limit=1000):
@@ -63,7 +63,7 @@ async def test_beyond_the_limit_in_flight_nothing_is_sent_but_counted(server, po
     server.script = script
     load = open_loop(pool, in_flight_limit=3)
     run = asyncio.create_task(load.run(constant_arrivals(500.0, 0.02)))
-    while load.tally.kinds["too_many_in_flight"] < 7:  # noqa: ASYNC110 - a tally has no event
+    while load.tally.kinds["too_many_in_flight"] < 7:
         await asyncio.sleep(0.005)
     release.set()
     await run
@@ -109,6 +109,15 @@ async def test_no_answer_is_a_timeout(server, pool):
     await load.run(np.array([0.0]))
     assert load.tally.kinds == {"timeout": 1}
     assert load.tally.exchanges[0].latency_seconds >= 0.2
+
+
+async def test_the_generators_own_delay_is_not_blamed_on_the_service(pool):
+    """A request that the generator could not send before it had to be given up has a word of its own."""
+    asyncio.get_running_loop().call_soon(time.sleep, 0.6)  # stops the generator between its start and the first request
+    load = open_loop(pool, give_up_seconds=0.3)
+    await load.run(np.array([0.0]))
+    assert load.tally.kinds == {"sent_too_late": 1}
+    assert load.tally.exchanges[0].lag_seconds >= 0.3
 
 
 async def test_nobody_there_is_a_connection_failure():

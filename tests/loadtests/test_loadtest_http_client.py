@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from scripted_server import Reply
 
 from loadtests.http_client import HttpProtocolError, Origin, fetch
+from tests.loadtests.scripted_server import Reply
 
 
 def post(origin, body=b"picture"):

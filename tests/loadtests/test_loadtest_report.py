@@ -6,12 +6,12 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from scripted_server import REFUSAL, Reply
 
 from loadtests.options import Options
 from loadtests.report import text_table, write_report
 from loadtests.run import run_load_test
 from loadtests.server_metrics import ServerCount, parse_samples, server_count
+from tests.loadtests.scripted_server import REFUSAL, Reply
 
 HISTOGRAM = """\
 # HELP dermserve_request_duration_seconds x

@@ -1,0 +1,142 @@
+"""The service starts whole or not at all, and stops without losing what it has accepted."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model_store.store import SHIPPED
+from tests.conftest import ROOT, clean_environment, encoded, lesion_picture, running_service
+
+
+def start(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service", "--port", "0", *options],
+        cwd=ROOT,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_refused(finished: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert finished.returncode == 1
+    lines = finished.stderr.strip().splitlines()
+    assert len(lines) == 1, finished.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_a_mistyped_setting_is_refused() -> None:
+    """One line that names the unknown setting."""
+    assert_refused(start(DERMSERVE_DEADLINE="2"), "unknown setting DERMSERVE_DEADLINE")
+
+
+def test_an_unknown_option_is_refused() -> None:
+    """A mistyped option ends the start, with the usual exit code of command lines."""
+    finished = start("--deadlin", "2")
+    assert finished.returncode == 2
+    assert "--deadlin" in finished.stderr
+
+
+def test_a_wrong_value_is_refused() -> None:
+    """One line that names the setting."""
+    assert_refused(start(DERMSERVE_MAX_BATCH_SIZE="0"), "max_batch_size")
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "golden.npz", "manifest.json"])
+def test_a_damaged_model_is_refused(tmp_path: Path, file: str) -> None:
+    """A changed byte anywhere in the version: one line that names the file."""
+    store = tmp_path / "store"
+    shutil.copytree(SHIPPED, store)
+    (damaged,) = store.glob(f"lesion7/1/{file}")
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    assert_refused(start("--store", str(store)), "model:")
+
+
+def test_a_model_that_answers_differently_is_refused(tmp_path: Path) -> None:
+    """A version whose golden vectors do not come out, though every file is as published, never serves."""
+    import numpy as np
+
+    from model_store.contract.golden import GoldenVectors, read_golden, write_golden
+    from model_store.store import ModelStore
+
+    shipped = ModelStore(SHIPPED).verify("lesion7", "production")
+    files = {name: shipped.read(name) for name in shipped.manifest.files}
+    golden = read_golden(files[shipped.manifest.golden.file])
+    wrong = GoldenVectors(golden.pictures, golden.tensors, np.roll(golden.probabilities, 1, axis=1))
+    files[shipped.manifest.golden.file] = write_golden(wrong)
+    given = shipped.manifest.model_dump(exclude={"files", "version", "schema_version"})
+    store = ModelStore(tmp_path / "store")
+    store.publish(files, given)
+    assert_refused(start("--store", str(store.root), "--alias", "1"), "golden probabilities differ")
+
+
+def test_a_port_in_use_is_refused() -> None:
+    """One line that names address and port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_refused(start("--port", str(port)), "cannot listen on 127.0.0.1", str(port))
+
+
+def test_an_unknown_model_is_refused() -> None:
+    """One line that names the model."""
+    assert_refused(start("--model", "nothing"), "nothing")
+
+
+def test_help_explains_every_option() -> None:
+    """--help lists the options with their meaning."""
+    finished = start("--help")
+    assert finished.returncode == 0
+    assert "--deadline-seconds" in finished.stdout
+    assert "the request is refused" in " ".join(finished.stdout.split())
+
+
+async def test_sigterm_loses_no_accepted_request(tmp_path: Path) -> None:
+    """Under load on keep-alive connections: every request that the service took is answered; exit code 0."""
+    picture = encoded(lesion_picture())
+    with running_service(tmp_path / "log") as service:
+        lost: list[str] = []
+        answered = [0]
+
+        async def caller(client: httpx.AsyncClient) -> None:
+            while service.process.poll() is None:
+                try:
+                    response = await client.post(f"{service.url}/v1/predictions", content=picture)
+                except httpx.ConnectError:
+                    return  # never accepted: the service is gone
+                except httpx.HTTPError as error:
+                    lost.append(repr(error))
+                    return
+                answered[0] += response.status_code == 200
+
+        async with httpx.AsyncClient(timeout=60) as client:
+            callers = [asyncio.ensure_future(caller(client)) for _ in range(8)]
+            while answered[0] < 20:
+                await asyncio.sleep(0.05)
+            service.process.terminate()
+            await asyncio.gather(*callers)
+        assert lost == []
+        assert await asyncio.to_thread(service.process.wait, 60) == 0
+
+
+async def test_while_draining_it_is_not_ready(tmp_path: Path) -> None:
+    """/readyz turns 503 at once, requests are still answered, and connections are closed after their answer."""
+    with running_service(tmp_path / "log", "--drain-seconds", "5") as service:
+        service.process.terminate()
+        async with httpx.AsyncClient(timeout=60, base_url=service.url) as client:
+            async with asyncio.timeout(30):
+                while (ready := await client.get("/readyz")).status_code != 503:
+                    await asyncio.sleep(0.01)
+            answer = await client.post("/v1/predictions", content=encoded(lesion_picture()))
+        assert ready.json()["status"] == "draining"
+        assert answer.status_code == 200
+        assert answer.headers["connection"] == "close"

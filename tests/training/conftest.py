@@ -1,0 +1,47 @@
+"""The smoke chain, run once for all tests, and folders of drawn pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from model_store.store import PRODUCTION, ModelStore, ModelVersion
+from training.__main__ import main
+from training.config import Config, read_config
+
+SMOKE_CONFIG = Path(__file__).parents[2] / "training" / "configs" / "smoke.toml"
+
+
+@dataclass(frozen=True)
+class SmokeChain:
+    """Where `python -m training smoke.toml` left its run and its version."""
+
+    store: Path
+    run: Path
+
+    @property
+    def version(self) -> ModelVersion:
+        """The published version, verified."""
+        return ModelStore(self.store).verify("smoke", PRODUCTION)
+
+
+@pytest.fixture(scope="session")
+def smoke_chain(tmp_path_factory: pytest.TempPathFactory) -> SmokeChain:
+    """The whole training job on drawn pictures, once for all tests."""
+    folder = tmp_path_factory.mktemp("smoke")
+    chain = SmokeChain(folder / "store", folder / "run")
+    words = (str(SMOKE_CONFIG), "--store", str(chain.store), "--run", str(chain.run), "--promote", PRODUCTION)
+    assert main(words) == 0
+    return chain
+
+
+@pytest.fixture(scope="session")
+def smoke_store(smoke_chain: SmokeChain) -> Path:
+    """A store with one version of model `smoke`, promoted to production."""
+    return smoke_chain.store
+
+
+@pytest.fixture(scope="session")
+def smoke_config() -> Config:
+    """The smoke configuration."""
+    return read_config(SMOKE_CONFIG)
