@@ -2,7 +2,7 @@
 # docker build -t dermserve .                                the service (the last stage is the default)
 # docker build --target training -t dermserve-training .     the training job
 
-FROM python:3.12-slim-bookworm AS base
+FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore \
@@ -24,9 +24,10 @@ LABEL org.opencontainers.image.title="dermserve-training" \
       org.opencontainers.image.description="Trains, calibrates, evaluates and publishes a lesion classifier" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY training/ training/
-# PyTorch without CUDA, gigabytes smaller: its version 2.13.0+cpu satisfies the lock file and ranks above 2.13.0
+# For PyTorch without CUDA, gigabytes smaller, name an index that has it: --build-arg TORCH_INDEX=...
+ARG TORCH_INDEX=
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c requirements.lock --extra-index-url https://download.pytorch.org/whl/cpu ".[training]"
+    pip install -c requirements.lock ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[training]"
 # matplotlib and torch want somewhere to write; mount data at /data and the model store at /store
 ENV HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /data
@@ -35,7 +36,7 @@ ENTRYPOINT ["dermserve-train"]
 CMD ["--help"]
 
 
-FROM python:3.12-slim-bookworm AS service
+FROM python:3.11-slim-bookworm AS service
 LABEL org.opencontainers.image.title="dermserve" \
       org.opencontainers.image.description="Classifies dermatoscopic pictures of skin lesions within 3 seconds" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -77,7 +77,8 @@ def _row(store: ModelStore, name: str, version: str) -> dict[str, Any]:
     size = sum(file.size_bytes for file in opened.manifest.files.values())
     accuracy = "-"
     if _EVALUATION in opened.manifest.files:
-        figure = json.loads(opened.read(_EVALUATION))["headline"]["balanced_accuracy"]
+        test = json.loads(opened.read(_EVALUATION))["test"]
+        figure = test["collections"][test["natural_mix"]]["balanced_accuracy"]
         accuracy = f"{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})"
     return {
         "model": name,

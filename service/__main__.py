@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -50,7 +51,7 @@ def _serve(settings: Settings, registry: Registry, listener: socket.socket) -> N
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=round(settings.shutdown_seconds),
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
     )
     host, port = listener.getsockname()[:2]
     print(f"dermserve listens on http://{host}:{port}", flush=True)

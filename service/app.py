@@ -1,6 +1,9 @@
 """Composition root: every part is made and joined here, once."""
 
 import logging
+import os
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +33,7 @@ _DESCRIPTION = (
 )
 # A first guess of how long decoding takes beside one run of the network; observation replaces it within seconds.
 _DECODE_SHARE = 2.0
+_WORKER_NICENESS = 10  # about a ninth of the event loop's share of a contended core
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ async def _running_services(settings: Settings, registry: Registry, observer: Me
         pace_seconds = _DECODE_SHARE * _inference_seconds(loaded) / settings.inference_threads
         log(logging.INFO, "model serves", **loaded.identity.model_dump())
     with (
-        ThreadPoolExecutor(settings.decode_threads, "decode") as decoders,
-        ThreadPoolExecutor(settings.inference_threads, "inference") as inferrers,
+        ThreadPoolExecutor(settings.decode_threads, "decode", _yield_to_event_loop) as decoders,
+        ThreadPoolExecutor(settings.inference_threads, "inference", _yield_to_event_loop) as inferrers,
     ):
         batcher = Batcher(
             lambda images: registry.current().engine.infer(images),
@@ -92,6 +96,15 @@ async def _running_services(settings: Settings, registry: Registry, observer: Me
         predictor = Predictor(registry, admission, decoders, batcher, observer, settings.pixel_limit_pixels)
         yield Services(registry, predictor)
         await batcher.drain()
+
+
+def _yield_to_event_loop() -> None:
+    """Let the event loop run before this worker thread: refusals and health checks stay fast when all cores are busy.
+
+    Linux gives each thread its own priority; elsewhere nothing is changed, as it would be the whole process's.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WORKER_NICENESS)
 
 
 def _inference_seconds(loaded: LoadedModel) -> float:

@@ -6,9 +6,11 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from model_store.store import ModelVersion
+from service.errors import ERRORS
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 _STAGE_BUCKETS = (0.0005, 0.001, 0.0025, *_LATENCY_BUCKETS)
+_PREDICTIONS = "/v1/predictions"
 STAGES = ("receive", "decode", "preprocess", "queue", "inference", "interpret")
 
 
@@ -59,6 +61,11 @@ class Metrics:
         self._refusals = Counter(
             "dermserve_refusals", "Predictions refused or failed, by error code.", ("code",), registry=registry
         )
+        # Series exist from the start: an alert on an increase would miss the first event of a new one.
+        for error in ERRORS:
+            self._refusals.labels(error.code)
+            self._requests.labels(_PREDICTIONS, "POST", str(error.status))
+        self._requests.labels(_PREDICTIONS, "POST", "200")
         self.abandoned = Counter(
             "dermserve_abandoned", "Predictions whose caller left before the answer.", registry=registry
         )

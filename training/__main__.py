@@ -5,7 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
+from model_store.contract.manifest import ModelName
 from model_store.errors import StoreError
+from model_store.store import PREVIOUS
 from training.errors import TrainingError
 
 _EXAMPLES = """\
@@ -66,9 +70,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", type=Path, metavar="DIR", help="checkpoints, log and plots (default: runs/<CONFIG>)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --run from its last finished epoch")
     parser.add_argument(
-        "--promote", action="append", default=[], metavar="ALIAS", help="point ALIAS at the new version (repeatable)"
+        "--promote",
+        action="append",
+        type=_alias,
+        default=[],
+        metavar="ALIAS",
+        help="point ALIAS at the new version (repeatable)",
     )
     return parser
+
+
+def _alias(text: str) -> str:
+    """Refuse here, not after hours of training, what the store would refuse."""
+    if text == PREVIOUS or text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be set by hand")
+    try:
+        return TypeAdapter(ModelName).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid alias") from error
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ probabilities = softmax(logits / {chosen["temperature"]:.3f} + {chosen["prior_sh
 Adding all of the prior calibrates best, adding none finds rare classes best; the share is the one with the best
 balanced accuracy whose expected calibration error on validation stays within {config.decision.ece_limit:g}
 (`evaluation.json` has the whole table). Expected calibration error on test:
-{_interval(figures["expected_calibration_error"])}.
+{_interval(figures["expected_calibration_error"])} (the interval lies high: resampling adds noise to every bin).
 
 A lesion is flagged when its malignancy probability (`akiec` + `bcc` + `mel`) reaches
 {chosen["malignancy_threshold"]:.4f}, the largest threshold with sensitivity

@@ -142,6 +142,11 @@ class Config(_Section):
     input: Input
     decision: Decision
     bootstrap_resamples: int = Field(gt=9)
+    start_from: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="name of a finished run beside this one whose averaged weights are trained on; else ImageNet's",
+    )
 
     @property
     def digest(self) -> str:
@@ -151,7 +156,8 @@ class Config(_Section):
     @property
     def training_digest(self) -> str:
         """sha256 of what decides the trained weights; evaluation and export may change without a new training."""
-        return _digest(self.model_dump_json(include={"seed", "data", "network", "augmentation", "train"}))
+        parts = {"seed", "data", "network", "augmentation", "train"} | ({"start_from"} if self.start_from else set())
+        return _digest(self.model_dump_json(include=parts))
 
 
 def _digest(text: str) -> str:

@@ -113,7 +113,7 @@ def _require_new_or_resumed(order: Order) -> None:
 
 
 def _read_data(config: Config, order: Order) -> tuple[Run, LoadedPictures]:
-    """Read or draw the pictures, split them, and write down what they are."""
+    """Read or draw the pictures, split them, and digest what they are."""
     root = order.data
     if config.data.generated:
         root = order.run / GENERATED
@@ -127,8 +127,6 @@ def _read_data(config: Config, order: Order) -> tuple[Run, LoadedPictures]:
     _require_every_part(config, pictures, parts)
     loaded = load_pictures(pictures, config.data)
     record = record_run(config, loaded, parts, command_line(order.arguments))
-    write_split(pictures, parts, order.run / SPLIT_FILE)
-    record.write(order.run)
     counts = Counter(parts.values())
     tqdm.write(f"{len(pictures)} pictures: " + ", ".join(f"{counts[part]} {part}" for part in PARTS))
     return Run(config, order.run, pictures, parts, record), loaded
@@ -147,9 +145,14 @@ def _require_every_part(config: Config, pictures: Sequence[Picture], parts: dict
 
 
 def _train(run: Run, loaded: LoadedPictures) -> tuple[EfficientNetLite, list[EpochLog]]:
-    """Start, or continue from the checkpoint, and train the epochs that are left; the averaged network on the CPU."""
+    """Start, or continue from the checkpoint, and train the epochs that are left; the averaged network on the CPU.
+
+    Split and record are written once it is clear that the folder's checkpoint belongs to them.
+    """
     trainer = Trainer(run.config, loaded, run.parts, run.record.identity, run.folder)
     done = trainer.resume()
+    write_split(run.pictures, run.parts, run.folder / SPLIT_FILE)
+    run.record.write(run.folder)
     if done:
         tqdm.write(f"continuing after epoch {done} of {run.config.train.epochs}")
     trainer.fit()

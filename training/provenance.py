@@ -67,8 +67,16 @@ def record_run(config: Config, loaded: LoadedPictures, parts: dict[str, str], co
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """The command as typed, with absolute paths shortened to their last part: they would name a machine's folders."""
-    return " ".join(["python -m training", *(Path(a).name if Path(a).is_absolute() else a for a in arguments)])
+    """The command that repeats the run: as typed, less --resume and the folders of this machine.
+
+    Of an absolute path only the last part is kept.
+    """
+
+    def portable(word: str) -> str:
+        option, equals, value = word.rpartition("=")
+        return option + equals + (Path(value).name if Path(value).is_absolute() else value)
+
+    return " ".join(["python -m training", *(portable(word) for word in arguments if word != "--resume")])
 
 
 def _commit() -> str:

@@ -5,7 +5,9 @@ resumed from its last checkpoint takes the same path as one that was not.
 """
 
 import csv
+import math
 import os
+import pickle
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -16,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -26,10 +27,13 @@ from training.augment import augment
 from training.config import Config
 from training.data import CLASSES, LoadedPictures, Picture
 from training.errors import ResumeError
+from training.metrics import balanced_accuracy
 from training.network import EfficientNetLite, pretrained
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
+# What a NumPy number in a checkpoint consists of (a learning rate, say); PyTorch would refuse to load it as unsafe.
+_NUMPY_NUMBER = [np.float64(0).__reduce__()[0], np.dtype, type(np.dtype(np.float64))]
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         network = pretrained(config.network.variant, len(CLASSES), config.network.dropout, config.network.drop_path)
         # mypy: the stub of Module.to lacks memory_format.
+        if config.start_from:
+            network.load_state_dict(self._weights_of(config.start_from))
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = get_ema_multi_avg_fn(config.train.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
@@ -73,15 +79,33 @@ class Trainer:
         network: EfficientNetLite = self.average.module  # type: ignore[assignment]
         return network.eval()
 
+    def _weights_of(self, name: str) -> dict[str, Tensor]:
+        """The averaged weights of a run beside this one. Raises ResumeError.
+
+        It must have had the same split: pictures that it was trained on must not be tested on now.
+        """
+        file = self.run.parent / name / CHECKPOINT
+        if not file.exists():
+            raise ResumeError(f"start_from names the run {name!r}, but there is no {file}: train that one first")
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if state["identity"].split()[1:] != self.identity.split()[1:]:
+            raise ResumeError(f"{file} was trained on other data or another split than this run's")
+        prefix = "module."
+        return {n.removeprefix(prefix): t for n, t in state["average"].items() if n.startswith(prefix)}
+
     def resume(self) -> int:
         """Continue from the checkpoint, if there is one. Returns the number of epochs that are done.
 
-        Raises ResumeError when the checkpoint belongs to another configuration or other data.
+        Raises ResumeError when the checkpoint is damaged or belongs to another configuration or other data.
         """
         file = self.run / CHECKPOINT
         if not file.exists():
             return 0
-        state = torch.load(file, map_location=self.device, weights_only=True)
+        try:
+            with torch.serialization.safe_globals(_NUMPY_NUMBER):
+                state = torch.load(file, map_location=self.device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ResumeError(f"{file} cannot be read; choose another --run folder to start anew") from error
         if state["identity"] != self.identity:
             raise ResumeError(f"{file} is of another configuration or other data; choose another --run folder")
         self.network.load_state_dict(state["network"])
@@ -114,10 +138,12 @@ class Trainer:
         self.network.train()
         batches = self._batches(random)
         started, losses = time.monotonic(), []
-        for step, batch in enumerate(tqdm(batches, f"epoch {epoch + 1}", unit=" batches", mininterval=2)):
-            self._set_learning_rate(epoch * len(batches) + step, len(batches))
-            losses.append(self._step(epoch, batch, random))
         images = sum(map(len, batches))
+        with tqdm(total=images, desc=f"epoch {epoch + 1}", unit=" images", mininterval=2) as bar:
+            for step, batch in enumerate(batches):
+                self._set_learning_rate(epoch * len(batches) + step, len(batches))
+                losses.append(self._step(epoch, batch, random))
+                bar.update(len(batch))
         return float(np.mean(losses)), images / (time.monotonic() - started)
 
     def _step(self, epoch: int, batch: Tensor, random: torch.Generator) -> float:
@@ -147,10 +173,9 @@ class Trainer:
     def _set_learning_rate(self, step: int, steps_per_epoch: int) -> None:
         total, warmup = self.config.train.epochs * steps_per_epoch, self.config.train.warmup_steps
         factor = (
-            (step + 1) / warmup if step < warmup else 0.5 * (1 + np.cos(np.pi * (step - warmup) / (total - warmup)))
+            (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
         )
         for group in self.optimiser.param_groups:
-            # A plain float: a NumPy one in the checkpoint would be refused as unsafe on --resume.
             group["lr"] = float(self.config.train.learning_rate * factor)
 
     def _squashed(self, epoch: int) -> Iterator[Tensor]:
@@ -165,7 +190,8 @@ class Trainer:
         indices = self.indices["validation"]
         adjusted = logits + self.config.train.prior_strength * self.log_priors[indices]
         loss = functional.cross_entropy(adjusted, self.labels[indices]).item()
-        return loss, float(balanced_accuracy_score(self.labels[indices], logits.argmax(1)))
+        labels, predicted = self.labels[indices].numpy(), logits.argmax(1).numpy()
+        return loss, float(balanced_accuracy(labels, predicted, len(CLASSES), np.ones((1, len(labels))))[0])
 
     def _write_log(self) -> None:
         rows = [asdict(line) for line in self.log]

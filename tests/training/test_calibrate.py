@@ -81,9 +81,9 @@ def test_probabilities_by_hand() -> None:
     assert calibration.prior == pytest.approx(dict(zip(CLASSES, PRIOR, strict=True)))
 
 
-scores_and_truth = st.lists(st.tuples(st.floats(0.001, 0.999), st.booleans()), min_size=1, max_size=60).filter(
-    lambda rows: any(positive for _, positive in rows)
-)
+scores_and_truth = st.lists(
+    st.tuples(st.integers(1, 999).map(lambda n: n / 1000), st.booleans()), min_size=1, max_size=60
+).filter(lambda rows: any(positive for _, positive in rows))
 
 
 @given(scores_and_truth, st.sampled_from([0.6, 0.9, 0.95]))

@@ -25,7 +25,7 @@ def test_auroc_is_scikit_learns(rows: list[tuple[bool, int, int]]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60))
-@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:A single label was found")
 def test_balanced_accuracy_is_scikit_learns(rows: list[tuple[int, int]]) -> None:
     """Classes that do not occur are left out of the mean."""
     labels, predicted = (np.array(column) for column in zip(*rows, strict=True))

@@ -1,0 +1,64 @@
+"""The whole chain on real pictures: what the service answers is what the evaluation promised."""
+
+import csv
+import gzip
+import io
+import json
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from model_store.store import PRODUCTION, SHIPPED, ModelStore
+
+SHIPPED_VERSION = ModelStore(SHIPPED).open("lesion7", PRODUCTION)
+
+
+@pytest.fixture(scope="module")
+def answers(service_url: str, data_folder: Path) -> list[tuple[str, dict]]:
+    """True class and answer for every HAM10000 picture of the shipped version's test part, through the service."""
+    (table,) = [name for name in SHIPPED_VERSION.manifest.files if name.startswith("split.csv")]
+    raw = SHIPPED_VERSION.read(table)
+    text = gzip.decompress(raw) if table.endswith(".gz") else raw
+    rows = [
+        r for r in csv.DictReader(io.StringIO(text.decode())) if (r["collection"], r["part"]) == ("ham10000", "test")
+    ]
+    files = {file.stem: file for file in (data_folder / "ham10000").glob("HAM10000_images_part_*/*.jpg")}
+
+    with httpx.Client(base_url=service_url, timeout=60) as client, ThreadPoolExecutor(2) as threads:
+
+        def ask(row: dict[str, str]) -> tuple[str, dict]:
+            body = files[row["image_id"]].read_bytes()
+            return row["dx"], client.post("/v1/predictions", content=body).raise_for_status().json()
+
+        return list(threads.map(ask, rows))
+
+
+def test_the_service_reaches_the_evaluations_figures(answers: list[tuple[str, dict]]) -> None:
+    """Balanced and top-2 accuracy of the answers are those of evaluation.json, within 0.002."""
+    test = json.loads(SHIPPED_VERSION.read("evaluation.json"))["test"]["collections"]["ham10000"]
+    right: dict[str, list[bool]] = defaultdict(list)
+    for dx, answer in answers:
+        right[dx].append(answer["diagnoses"][0]["code"] == dx)
+    top2 = np.mean([dx in [d["code"] for d in answer["diagnoses"]] for dx, answer in answers])
+    balanced = np.mean([np.mean(hits) for hits in right.values()])
+    assert balanced == pytest.approx(test["balanced_accuracy"]["value"], abs=0.002)
+    assert top2 == pytest.approx(test["top2_accuracy"]["value"], abs=0.002)
+
+
+@pytest.mark.parametrize("dx", SHIPPED_VERSION.manifest.classes)
+def test_each_class_is_recognised(answers: list[tuple[str, dict]], dx: str) -> None:
+    """Of a class's unseen pictures, most have it among their two diagnoses."""
+    named = [dx in [d["code"] for d in answer["diagnoses"]] for true, answer in answers if true == dx]
+    assert np.mean(named) > 0.5
+
+
+def test_the_shipped_version_meets_its_floor() -> None:
+    """Balanced accuracy at least 0.75, top-2 at least 0.90, calibration error at most 0.05, on unseen lesions."""
+    test = json.loads(SHIPPED_VERSION.read("evaluation.json"))["test"]["collections"]["ham10000"]
+    assert test["balanced_accuracy"]["value"] >= 0.75
+    assert test["top2_accuracy"]["value"] >= 0.90
+    assert test["expected_calibration_error"]["value"] <= 0.05
