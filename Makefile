@@ -25,8 +25,9 @@ format: $(VENV)/.everything ## bring the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: $(VENV)/.everything ## train, evaluate and publish the shipped network (about an hour; resumes where it stopped)
-	$(BIN)/dermserve-train training/configs/baseline.toml --data $(DATA) --store model_store/models --resume $(OPTIONS)
+train: $(VENV)/.everything ## train, evaluate and publish the shipped network (about 80 minutes; resumes where it stopped)
+	$(BIN)/dermserve-train training/configs/baseline.toml --data $(DATA) --store runs/store --resume
+	$(BIN)/dermserve-train training/configs/finetune.toml --data $(DATA) --store model_store/models --resume $(OPTIONS)
 
 load: $(VENV)/.service $(VENV)/.loadtest ## start the service, load it at half its capacity, report (OPTIONS="--share 2 --expect-refusals")
 	$(BIN)/dermserve-loadtest --start-service $(OPTIONS)

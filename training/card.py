@@ -37,9 +37,14 @@ Table = Sequence[Sequence[str]]
 
 
 def model_card(
-    config: Config, record: RunRecord, found: dict[str, Any], pictures: Sequence[Picture], parts: dict[str, str]
+    config: Config,
+    record: RunRecord,
+    start: RunRecord | None,
+    found: dict[str, Any],
+    pictures: Sequence[Picture],
+    parts: dict[str, str],
 ) -> str:
-    """The card as Markdown; plots are named relative to it."""
+    """The card as Markdown; plots are named relative to it. `start` is the run that was trained on from, if any."""
     sections = (
         _summary(config, found),
         _use(config),
@@ -51,7 +56,7 @@ def model_card(
         _groups(found),
         _shapes(config, found),
         _limits(config),
-        _repeat(record, found),
+        _repeat(record, start, found),
     )
     return "\n\n".join(sections) + "\n"
 
@@ -113,10 +118,13 @@ validation part, which has the natural class mix."""
 def _training(config: Config, record: RunRecord) -> str:
     stages = ", ".join(f"{stage.epochs} at {stage.pixels} px" for stage in config.train.stages)
     device = record.accelerator or f"CPU ({record.processor}, {record.threads} threads)"
+    weights = f"the run `{config.start_from}` (its records: `start/`)" if config.start_from else "ImageNet"
     return f"""## Training
 
-Epochs: {stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g}, cosine
-schedule, bfloat16 autocast, exponential moving average of the weights ({config.train.ema_decay:g}), on {device}.
+Started from the weights of {weights}.
+Epochs: {stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g},
+cosine schedule, bfloat16 autocast, exponential moving average of the weights ({config.train.ema_decay:g}),
+on {device}.
 Views are turned, mirrored, zoomed and cut to other picture shapes; colour, focus, noise, dark corners and erased
 patches vary. Class imbalance is met by logit adjustment with each collection's own class frequencies
 (arXiv:2007.07314, strength {config.train.prior_strength:g}). `config.toml` has every value, `log.csv` every epoch.
@@ -228,7 +236,8 @@ def _limits(config: Config) -> str:
   probability."""
 
 
-def _repeat(record: RunRecord, found: dict[str, Any]) -> str:
+def _repeat(record: RunRecord, start: RunRecord | None, found: dict[str, Any]) -> str:
+    commands = "\n".join(run.command for run in (start, record) if run)
     rows = [
         ["commit", record.commit],
         ["configuration", record.config_digest],
@@ -240,7 +249,7 @@ def _repeat(record: RunRecord, found: dict[str, Any]) -> str:
     return f"""## How to repeat
 
 ```
-{record.command}
+{commands}
 ```
 
 {_table(["", ""], [[name, f"`{value}`"] for name, value in rows])}

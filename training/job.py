@@ -32,8 +32,8 @@ from training.export import OnnxClassifier, export_onnx, golden_vectors, require
 from training.generate import write_collection
 from training.network import EfficientNetLite
 from training.plots import draw_plots
-from training.provenance import RunRecord, command_line, record_run
-from training.publish import SPLIT_FILE, publish, version_files
+from training.provenance import RunRecord, command_line, read_record, record_run
+from training.publish import CONFIG_FILE, SPLIT_FILE, publish, version_files
 from training.render import Renderer, contract_of
 from training.train import CHECKPOINT, EpochLog, Trainer, predict_logits
 
@@ -86,7 +86,7 @@ def train_and_publish(order: Order) -> ModelVersion:
     _heading("Reading the data")
     run, loaded = _read_data(config, order)
     _heading(f"Training {config.network.variant}: {config.train.epochs} epochs, {len(run.part('train'))} pictures")
-    network, log = _train(run, loaded)
+    network, log = _train(run, loaded, order.config_file)
     del loaded  # a gigabyte and more; what follows reads the files afresh
     _heading("Calibrating on validation")
     chosen = _calibrate(run, network)
@@ -144,14 +144,15 @@ def _require_every_part(config: Config, pictures: Sequence[Picture], parts: dict
             )
 
 
-def _train(run: Run, loaded: LoadedPictures) -> tuple[EfficientNetLite, list[EpochLog]]:
+def _train(run: Run, loaded: LoadedPictures, config_file: Path) -> tuple[EfficientNetLite, list[EpochLog]]:
     """Start, or continue from the checkpoint, and train the epochs that are left; the averaged network on the CPU.
 
-    Split and record are written once it is clear that the folder's checkpoint belongs to them.
+    Split, configuration and record are written once it is clear that the folder's checkpoint belongs to them.
     """
     trainer = Trainer(run.config, loaded, run.parts, run.record.identity, run.folder)
     done = trainer.resume()
     write_split(run.pictures, run.parts, run.folder / SPLIT_FILE)
+    (run.folder / CONFIG_FILE).write_bytes(config_file.read_bytes())
     run.record.write(run.folder)
     if done:
         tqdm.write(f"continuing after epoch {done} of {run.config.train.epochs}")
@@ -213,8 +214,10 @@ def _draw(run: Run, predictions: evaluation.Predictions, chosen: OperatingPoint,
 def _publish(run: Run, order: Order, graph: bytes, chosen: OperatingPoint, found: dict[str, Any]) -> ModelVersion:
     contract = contract_of(run.config.input)
     golden = golden_vectors(graph, contract)
-    card = model_card(run.config, run.record, found, run.pictures, run.parts)
-    files = version_files(run.folder, order.config_file, graph, golden, found, card)
+    start = run.folder.parent / run.config.start_from if run.config.start_from else None
+    start_record = read_record(start) if start else None
+    card = model_card(run.config, run.record, start_record, found, run.pictures, run.parts)
+    files = version_files(run.folder, start, graph, golden, found, card)
     return publish(ModelStore(order.store), run.config, run.record, contract, chosen, files)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from training.config import Config
 from training.data import LoadedPictures, data_digest, split_digest
+from training.errors import ResumeError
 from training.train import package_versions
 
 RUN_RECORD = "run.json"
@@ -44,6 +45,14 @@ class RunRecord:
     def write(self, run: Path) -> None:
         """As `run.json`."""
         (run / RUN_RECORD).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(run: Path) -> RunRecord:
+    """What an earlier run has written. Raises ResumeError."""
+    try:
+        return RunRecord(**json.loads((run / RUN_RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ResumeError(f"{run / RUN_RECORD} cannot be read: finish that run first") from error
 
 
 def record_run(config: Config, loaded: LoadedPictures, parts: dict[str, str], command: str) -> RunRecord:

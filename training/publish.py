@@ -23,6 +23,7 @@ CARD_FILE = "MODEL_CARD.md"
 EVALUATION_FILE = "evaluation.json"
 CONFIG_FILE = "config.toml"
 SPLIT_FILE = "split.csv"
+_RECORDS = (CONFIG_FILE, LOG, RUN_RECORD)
 # Other processors and ONNX Runtime versions add up in another order: differences of some 1e-5 were seen between
 # instruction sets; a wrong graph, resize or channel order is off by far more than this.
 GOLDEN_TOLERANCE = 1e-3
@@ -67,17 +68,20 @@ def publish(
 
 
 def version_files(
-    run: Path, config_file: Path, graph: bytes, golden: GoldenVectors, evaluation: dict[str, Any], card: str
+    run: Path, start: Path | None, graph: bytes, golden: GoldenVectors, evaluation: dict[str, Any], card: str
 ) -> dict[str, bytes]:
-    """Every file of the version by its name in it; plots, log, split and record come from the run folder."""
+    """Every file of the version by its name in it; plots, log, split and records come from the run folder.
+
+    `start` is the folder of the run whose weights were trained on: its records are under `start/`.
+    """
     files = {
         GRAPH_FILE: graph,
         GOLDEN_FILE: write_golden(golden),
         CARD_FILE: card.encode(),
         EVALUATION_FILE: (json.dumps(evaluation, indent=1, allow_nan=False) + "\n").encode(),
-        CONFIG_FILE: config_file.read_bytes(),
         f"{SPLIT_FILE}.gz": gzip.compress((run / SPLIT_FILE).read_bytes(), mtime=0),  # 40,000 ids are over a megabyte
     }
-    files |= {name: (run / name).read_bytes() for name in (LOG, RUN_RECORD)}
+    files |= {name: (run / name).read_bytes() for name in _RECORDS}
+    files |= {f"start/{name}": (start / name).read_bytes() for name in _RECORDS if start}
     files |= {f"plots/{plot.name}": plot.read_bytes() for plot in sorted((run / "plots").glob("*.png"))}
     return files

@@ -7,7 +7,6 @@ resumed from its last checkpoint takes the same path as one that was not.
 import csv
 import math
 import os
-import pickle
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -32,8 +31,6 @@ from training.network import EfficientNetLite, pretrained
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
-# What a NumPy number in a checkpoint consists of (a learning rate, say); PyTorch would refuse to load it as unsafe.
-_NUMPY_NUMBER = [np.float64(0).__reduce__()[0], np.dtype, type(np.dtype(np.float64))]
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,8 @@ class Trainer:
         if not file.exists():
             return 0
         try:
-            with torch.serialization.safe_globals(_NUMPY_NUMBER):
-                state = torch.load(file, map_location=self.device, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+        except Exception as error:  # the unpickler raises whatever damaged bytes lead it to
             raise ResumeError(f"{file} cannot be read; choose another --run folder to start anew") from error
         if state["identity"] != self.identity:
             raise ResumeError(f"{file} is of another configuration or other data; choose another --run folder")
