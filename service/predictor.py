@@ -49,6 +49,7 @@ class Predictor:
                 async with asyncio.timeout(deadline_seconds):
                     picture = await self._decode(body, model, deadline)
                     decoded = clock()
+                    del body  # under load many pictures wait for the network: keep only their small tensors
                     answer = await self._batcher.submit(picture.tensor, deadline)
             except TimeoutError:
                 raise DeadlineExceededError(f"no answer within {deadline_seconds:g} seconds") from None

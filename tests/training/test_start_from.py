@@ -1,0 +1,48 @@
+"""A run may train on from an earlier one's weights, if no picture can leak from its training into a test."""
+
+from pathlib import Path
+
+import pytest
+
+from model_store.store import ModelStore
+from tests.training.conftest import SMOKE_CONFIG, SmokeChain
+from training.__main__ import EXPECTED_FAILURE, main
+
+
+def continued(folder: Path, start: str, **replaced: str) -> Path:
+    """The smoke configuration, starting from run `start`, with one epoch and other changes."""
+    text = SMOKE_CONFIG.read_text().replace('name = "smoke"', f'name = "smoke"\nstart_from = "{start}"')
+    text = text.replace("{ epochs = 1, pixels = 32 }, { epochs = 5, pixels = 64 }", "{ epochs = 1, pixels = 64 }")
+    for before, after in replaced.items():
+        text = text.replace(before, after)
+    file = folder / "continued.toml"
+    file.write_text(text)
+    return file
+
+
+def test_a_run_goes_on_from_another(smoke_chain: SmokeChain, tmp_path: Path) -> None:
+    """It starts where the first ended (its loss is far below a fresh start's), and the version records both runs."""
+    config, run = continued(tmp_path, smoke_chain.run.name), smoke_chain.run.with_name("continued")
+    assert main((str(config), "--store", str(tmp_path / "store"), "--run", str(run))) == 0
+    version = ModelStore(tmp_path / "store").verify("smoke", "1")
+    assert version.read("start/run.json") == (smoke_chain.run / "run.json").read_bytes()
+    first_losses = [
+        float(version.read(log).decode().splitlines()[1].split(",")[3]) for log in ("start/log.csv", "log.csv")
+    ]
+    assert first_losses[1] < first_losses[0] / 2
+    assert "start/" in version.read("MODEL_CARD.md").decode()
+
+
+def test_another_split_is_refused(smoke_chain: SmokeChain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights that were trained on another split may have seen this one's test pictures."""
+    config = continued(tmp_path, smoke_chain.run.name, **{"test_share = 0.25": "test_share = 0.3"})
+    run = smoke_chain.run.with_name("refused")
+    assert main((str(config), "--store", str(tmp_path), "--run", str(run))) == EXPECTED_FAILURE
+    assert "another split" in capsys.readouterr().err
+
+
+def test_a_missing_start_is_told(smoke_chain: SmokeChain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the run that has to be trained first."""
+    config, run = continued(tmp_path, "nothing"), smoke_chain.run.with_name("missing")
+    assert main((str(config), "--store", str(tmp_path), "--run", str(run))) == EXPECTED_FAILURE
+    assert "'nothing'" in capsys.readouterr().err
