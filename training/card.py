@@ -119,6 +119,7 @@ def _training(config: Config, record: RunRecord) -> str:
     stages = ", ".join(f"{stage.epochs} at {stage.pixels} px" for stage in config.train.stages)
     device = record.accelerator or f"CPU ({record.processor}, {record.threads} threads)"
     weights = f"the run `{config.start_from}` (its records: `start/`)" if config.start_from else "ImageNet"
+    mirrored = "The graph looks at the picture and at its mirror image and averages." if config.input.mirror else ""
     return f"""## Training
 
 Started from the weights of {weights}.
@@ -128,6 +129,7 @@ on {device}.
 Views are turned, mirrored, zoomed and cut to other picture shapes; colour, focus, noise, dark corners and erased
 patches vary. Class imbalance is met by logit adjustment with each collection's own class frequencies
 (arXiv:2007.07314, strength {config.train.prior_strength:g}). `config.toml` has every value, `log.csv` every epoch.
+{mirrored}
 
 ![Training curves](plots/{plots.TRAINING})"""
 

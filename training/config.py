@@ -121,6 +121,7 @@ class Input(_Section):
 
     pixels: Annotated[int, Field(multiple_of=32)]
     resize: ResizeMode
+    mirror: bool = Field(description="the graph also looks at the mirrored picture and averages, at twice the cost")
 
 
 class Decision(_Section):

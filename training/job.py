@@ -157,7 +157,9 @@ def _train(run: Run, loaded: LoadedPictures, config_file: Path) -> tuple[Efficie
     if done:
         tqdm.write(f"continuing after epoch {done} of {run.config.train.epochs}")
     trainer.fit()
-    return trainer.averaged_network.cpu(), trainer.log
+    network = trainer.averaged_network.cpu()
+    network.mirror = run.config.input.mirror
+    return network, trainer.log
 
 
 def _calibrate(run: Run, network: EfficientNetLite) -> OperatingPoint:

@@ -46,6 +46,9 @@ VARIANTS = {"lite0": Variant(1.0, 1.0), "lite1": Variant(1.0, 1.1), "lite2": Var
 class EfficientNetLite(nn.Module):
     """Images float32 [N, 3, H, W] in [0, 255] -> logits float32 [N, classes]."""
 
+    # Outside training, also look at the mirrored picture and average: a lesion has no left and right.
+    mirror: bool = False
+
     def __init__(self, variant: str, classes: int, dropout: float = 0.2, drop_path: float = 0.2) -> None:
         super().__init__()
         scaling = VARIANTS[variant]
@@ -75,10 +78,16 @@ class EfficientNetLite(nn.Module):
             x = block(x)
         return functional.relu6(self.bn1(self.conv_head(x)))
 
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Images [N, 3, H, W] in [0, 255] -> features [N, 1280, 1, 1]; with `mirror`, the mean of both views."""
+        features = self.feature_map(pixels).mean(dim=(2, 3), keepdim=True)
+        if self.mirror and not self.training:
+            features = (features + self.feature_map(pixels.flip(3)).mean(dim=(2, 3), keepdim=True)) / 2
+        return features
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [0, 255] -> logits [N, classes]."""
-        features = self.feature_map(pixels).mean(dim=(2, 3))
-        logits: Tensor = self.fc(self.dropout(features))
+        logits: Tensor = self.fc(self.dropout(self.pooled(pixels).flatten(1)))
         return logits
 
 

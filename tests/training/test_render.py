@@ -54,7 +54,7 @@ def test_squashed_copy_is_unsquashed_before_padding(tmp_path: Path, smoke_config
     )
     config = smoke_config.model_copy(update={"data": data})
     Image.new("RGB", (64, 64), (200, 200, 200)).save(tmp_path / "a.png")
-    rendered = Renderer(config, contract_of(Input(pixels=64, resize="pad"))).render(
+    rendered = Renderer(config, contract_of(Input(pixels=64, resize="pad", mirror=False))).render(
         picture("a", "nv", collection="generated", file=tmp_path / "a.png")
     )
     assert rendered[:8].max() == 0
