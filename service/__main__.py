@@ -53,8 +53,6 @@ def _serve(settings: Settings, registry: Registry, listener: socket.socket) -> N
         date_header=False,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
     )
-    host, port = listener.getsockname()[:2]
-    print(f"dermserve listens on http://{host}:{port}", flush=True)
     # uvicorn raises the signal again when it has drained; a wished-for end is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
@@ -74,9 +72,12 @@ class _DrainingServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn, keeping the loop for the signal handler."""
+        """As uvicorn, keeping the loop for the signal handler; then says, on standard output, where it listens."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            print(f"dermserve listens on http://{host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain, then stop. Second: stop at once."""

@@ -120,8 +120,9 @@ async def test_sigterm_loses_no_accepted_request(tmp_path: Path) -> None:
 
         async with httpx.AsyncClient(timeout=60) as client:
             callers = [asyncio.ensure_future(caller(client)) for _ in range(8)]
-            while answered[0] < 20:
-                await asyncio.sleep(0.05)
+            async with asyncio.timeout(60):
+                while answered[0] < 20:
+                    await asyncio.sleep(0.05)
             service.process.terminate()
             await asyncio.gather(*callers)
         assert lost == []
