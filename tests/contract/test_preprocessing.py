@@ -37,10 +37,10 @@ def test_squash_keeps_every_corner() -> None:
 
 
 def test_centre_crop_cuts_the_longer_side() -> None:
-    """What lies outside the centred square is gone; nothing is distorted."""
+    """What lies outside the centred square is gone (but for the filter's reach at the edge); nothing is distorted."""
     picture = Image.new("RGB", (200, 100), (255, 0, 0))
     picture.paste((0, 0, 255), (50, 0, 150, 100))
-    assert (to_input(picture, contract("center_crop")) == (0, 0, 255)).all()
+    assert (to_input(picture, contract("center_crop"))[:, 2:-2] == (0, 0, 255)).all()
 
 
 def test_padding_adds_black_bars() -> None:

@@ -84,7 +84,7 @@ def test_bad_inputs_do_not_disturb_others(client: httpx.Client) -> None:
     ("request_parts", "status", "code"),
     [
         ({"files": {"other": b"x"}}, 422, "invalid_request"),
-        ({"data": {"file": "text, not a file"}}, 422, "invalid_request"),
+        ({"files": {"file": (None, "text, not a file")}}, 422, "invalid_request"),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 422, "invalid_request"),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=a"}}, 422, "invalid_request"),
         ({"content": b"x", "headers": {"X-Timeout-Seconds": "soon"}}, 422, "invalid_request"),

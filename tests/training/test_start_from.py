@@ -35,7 +35,7 @@ def test_a_run_goes_on_from_another(smoke_chain: SmokeChain, tmp_path: Path) -> 
 
 def test_another_split_is_refused(smoke_chain: SmokeChain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Weights that were trained on another split may have seen this one's test pictures."""
-    config = continued(tmp_path, smoke_chain.run.name, **{"test_share = 0.25": "test_share = 0.3"})
+    config = continued(tmp_path, smoke_chain.run.name, **{"test_share = 0.25": "test_share = 0.36"})
     run = smoke_chain.run.with_name("refused")
     assert main((str(config), "--store", str(tmp_path), "--run", str(run))) == EXPECTED_FAILURE
     assert "another split" in capsys.readouterr().err
