@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     bytes_in_flight_limit_bytes: int = Field(
         default=250_000_000, gt=0, description="all request bodies in memory together"
     )
-    max_batch_size: int = Field(default=8, ge=1, le=256, description="pictures the network takes at once, at most")
+    max_batch_size: int = Field(default=4, ge=1, le=256, description="pictures the network takes at once, at most")
     max_queue_size: int = Field(default=512, ge=1, description="pictures waiting for the network, at most")
     inference_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="batches computed in parallel"
