@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from model_store.store import PRODUCTION, SHIPPED
 
 PREFIX = "DERMSERVE_"
+_NOT_OURS = {"DERMSERVE_DATA"}  # where the tests and the training find the real pictures
 
 
 class InvalidSettingsError(Exception):
@@ -61,7 +62,8 @@ class Settings(BaseSettings):
 def read_settings(arguments: Sequence[str] | Literal[False], environment: Mapping[str, str]) -> Settings:
     """Options win over the environment, the environment over defaults. Raises InvalidSettingsError."""
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    ours = (name for name in environment if name.upper().startswith(PREFIX) and name not in _NOT_OURS)
+    unknown = sorted(name for name in ours if name.upper() not in known)
     if unknown:
         raise InvalidSettingsError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     try:

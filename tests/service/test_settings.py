@@ -43,6 +43,11 @@ def test_an_unknown_variable_is_refused() -> None:
         read_settings([], {"DERMSERVE_DEADLINE_SECOND": "2"})
 
 
+def test_the_tests_own_variable_is_no_mistake() -> None:
+    """DERMSERVE_DATA, which tells the tests where the pictures are, does not stop the service."""
+    assert read_settings([], {"DERMSERVE_DATA": "somewhere"}).port == 8000
+
+
 @pytest.mark.parametrize(("name", "value"), [("PORT", "70000"), ("DEADLINE_SECONDS", "0"), ("MAX_BATCH_SIZE", "x")])
 def test_a_wrong_value_names_the_setting(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """The message says which setting and why."""
