@@ -8,6 +8,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import ClientGoneError
 from service.lifecycle import Lifecycle
 from service.log import log
 from service.metrics import Metrics
@@ -19,7 +20,6 @@ _QUIET_ROUTES = {"/healthz", "/readyz", "/metrics"}
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
 # Swagger's page starts itself with an inline script; its files come from this server too.
 _DOCS = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-_CLIENT_CLOSED_REQUEST = 499  # nginx's number for a caller who left; seen in logs and metrics only
 
 
 class Observe:
@@ -35,7 +35,7 @@ class Observe:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        started, status = time.perf_counter(), _CLIENT_CLOSED_REQUEST
+        started, status = time.perf_counter(), ClientGoneError.status
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status

@@ -15,7 +15,6 @@ from service.metrics import Metrics
 from service.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
-_CLIENT_CLOSED_REQUEST = 499
 
 
 def install_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
@@ -47,9 +46,8 @@ def install_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(ClientGoneError)
     async def client_gone(request: Request, error: ClientGoneError) -> JSONResponse:
-        del error
         metrics.abandoned.inc()
-        return JSONResponse(None, _CLIENT_CLOSED_REQUEST)  # nobody reads it
+        return JSONResponse(None, error.status)  # nobody reads it
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

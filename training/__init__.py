@@ -1,1 +1,1 @@
-"""The training job: data -> train -> calibrate -> evaluate -> export -> publish."""
+"""The training job: data -> train -> calibrate -> export -> evaluate -> publish."""

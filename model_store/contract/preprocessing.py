@@ -92,4 +92,4 @@ def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise UnsupportedPixelsError("pixels of 32 bits are not supported")
-    return Image.fromarray((values // 257).astype(np.uint8), mode=None).convert("RGB")
+    return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
