@@ -23,6 +23,7 @@ from service.registry import Registry
 from service.settings import InvalidSettingsError, Settings, read_settings
 
 _REFUSED = 1  # exit code of a start that was refused
+_LAST_REQUESTS_SECONDS = 0.25  # uvicorn closes a connection whose request it has not yet read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,6 +79,13 @@ class _DrainingServer(uvicorn.Server):
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             print(f"dermserve listens on http://{host}:{port}", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn, but new connections end first and those just accepted get time to send their request."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LAST_REQUESTS_SECONDS)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain, then stop. Second: stop at once."""
