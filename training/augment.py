@@ -4,12 +4,16 @@ All work on a whole batch at once, on the CPU (a tenth of a training step there)
 with their true aspect beside them, so that a rotation turns the lesion and does not shear it.
 """
 
+import io
 import math
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from training import artefacts
 from training.config import Augmentation
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -20,13 +24,15 @@ def augment(squashed: Tensor, aspects: Tensor, pixels: int, ranges: Augmentation
     images = squashed.permute(0, 3, 1, 2).float()
     images = _new_view(images, aspects, pixels, ranges, random)
     images = _focus(images, ranges, random)
+    images = artefacts.draw(images, ranges, random)
     images = _colour(images, ranges, random)
     images = _dark_corners(images, ranges, random)
     images = _erase(images, ranges, random)
     if ranges.noise:
         scale = _uniform(len(images), 0, ranges.noise, random).view(-1, 1, 1, 1)
         images = images + scale * torch.randn(images.shape, generator=random)
-    return images.clamp_(0, 255).contiguous(memory_format=torch.channels_last)
+    images = _jpeg(images.clamp_(0, 255), ranges, random)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _new_view(images: Tensor, aspects: Tensor, pixels: int, ranges: Augmentation, random: torch.Generator) -> Tensor:
@@ -68,13 +74,15 @@ def _new_view(images: Tensor, aspects: Tensor, pixels: int, ranges: Augmentation
 
 def _focus(images: Tensor, ranges: Augmentation, random: torch.Generator) -> Tensor:
     """Blur some pictures, sharpen a few: optics and the resizing of other cameras differ."""
-    n = len(images)
-    amount = _uniform(n, -0.4, 1.0, random)
-    amount = torch.where(torch.rand(n, generator=random) < ranges.blur_probability, amount, torch.zeros(n))
+    chosen = torch.nonzero(torch.rand(len(images), generator=random) < ranges.blur_probability).flatten()
+    amount = _uniform(len(chosen), -0.4, 1.0, random).view(-1, 1, 1, 1)
     line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     kernel = (line[:, None] * line[None, :]).expand(3, 1, 5, 5)
-    blurred = functional.conv2d(functional.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
-    return torch.lerp(images, blurred, amount.view(-1, 1, 1, 1))
+    sharp = images[chosen]
+    if len(chosen):
+        blurred = functional.conv2d(functional.pad(sharp, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
+        images[chosen] = torch.lerp(sharp, blurred, amount)
+    return images
 
 
 def _colour(images: Tensor, ranges: Augmentation, random: torch.Generator) -> Tensor:
@@ -111,6 +119,18 @@ def _erase(images: Tensor, ranges: Augmentation, random: torch.Generator) -> Ten
     covered = ((x - centre[0]).abs() < half[0]) & ((y - centre[1]).abs() < half[1])
     chosen = (torch.rand(n, generator=random) < ranges.erase_probability).view(-1, 1, 1)
     return torch.where((covered & chosen).unsqueeze(1), images.mean((2, 3), keepdim=True), images)
+
+
+def _jpeg(images: Tensor, ranges: Augmentation, random: torch.Generator) -> Tensor:
+    """Save some pictures as JPEG and open them again: blocks and lost colour are not the lesion's."""
+    chosen = torch.nonzero(torch.rand(len(images), generator=random) < ranges.jpeg_probability).flatten()
+    qualities = _uniform(len(images), 30, 95, random).int()
+    for index in chosen.tolist():
+        pixels = images[index].permute(1, 2, 0).round().to(torch.uint8).numpy()
+        saved = io.BytesIO()
+        Image.fromarray(pixels).save(saved, "JPEG", quality=int(qualities[index]))
+        images[index] = torch.from_numpy(np.array(Image.open(saved))).permute(2, 0, 1).float()
+    return images
 
 
 def _factor(n: int, spread: float, random: torch.Generator) -> Tensor:

@@ -48,12 +48,18 @@ class Data(_Section):
     cache_pixels: int = Field(gt=31, description="side of the squashed copies kept in memory for training")
     validation_share: float = Field(gt=0, lt=0.5)
     test_share: float = Field(gt=0, lt=0.5)
+    left_out: tuple[str, ...] = Field(
+        default=(), description="collections that are only tested on: how the network does at a clinic it never saw"
+    )
     natural_mix: str = Field(description="the collection whose class mix stands for the clinic's")
 
     @model_validator(mode="after")
     def _natural_mix_is_a_collection(self) -> "Data":
-        if self.natural_mix not in {collection.name for collection in self.collections}:
-            raise ValueError(f"natural_mix {self.natural_mix!r} names none of the collections")
+        names = {collection.name for collection in self.collections}
+        if self.natural_mix not in names - set(self.left_out):
+            raise ValueError(f"natural_mix {self.natural_mix!r} names none of the collections that are trained on")
+        if unknown := set(self.left_out) - names:
+            raise ValueError(f"left_out names {', '.join(sorted(unknown))}, which is none of the collections")
         return self
 
 
@@ -63,6 +69,16 @@ class Network(_Section):
     variant: Literal["lite0", "lite1", "lite2"]
     dropout: float = Field(ge=0, lt=1)
     drop_path: float = Field(ge=0, lt=1)
+    frozen_norms: bool = Field(default=False, description="keep the statistics of every BatchNorm as they are")
+    frozen_blocks: int = Field(
+        default=0, ge=0, le=10, description="first blocks that learn no more; wants frozen_norms"
+    )
+
+    @model_validator(mode="after")
+    def _frozen_blocks_have_frozen_norms(self) -> "Network":
+        if self.frozen_blocks and not self.frozen_norms:
+            raise ValueError("frozen_blocks needs frozen_norms = true")
+        return self
 
 
 class Augmentation(_Section):
@@ -80,6 +96,11 @@ class Augmentation(_Section):
     noise: float = Field(ge=0, description="standard deviation of pixel noise, of 255")
     dark_corner_probability: float = Field(ge=0, le=1)
     erase_probability: float = Field(ge=0, le=1)
+    hair_probability: float = Field(default=0.0, ge=0, le=1)
+    ruler_probability: float = Field(default=0.0, ge=0, le=1)
+    ink_probability: float = Field(default=0.0, ge=0, le=1)
+    bubble_probability: float = Field(default=0.0, ge=0, le=1)
+    jpeg_probability: float = Field(default=0.0, ge=0, le=1)
 
 
 class Stage(_Section):
@@ -98,6 +119,7 @@ class Train(_Section):
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(ge=0)
     ema_decay: float = Field(ge=0, lt=1)
+    mixup: float = Field(default=0.0, ge=0, le=2, description="Beta distribution's parameter of the mixing; 0: none")
     prior_strength: float = Field(
         ge=0, le=1.5, description="logit adjustment against class imbalance: 0 none, 1 learns from a balanced mix"
     )

@@ -104,7 +104,8 @@ def load_pictures(pictures: Sequence[Picture], data: Data) -> LoadedPictures:
 def split_by_lesion(pictures: Sequence[Picture], data: Data, seed: int) -> dict[str, str]:
     """image_id -> part. All pictures of a lesion share a part; shares hold in each class of each collection.
 
-    Every class that has at least three lesions in a collection stands in all three parts.
+    Every class that has at least three lesions in a collection stands in all three parts; a collection that is left
+    out stands in the test part alone.
     """
     images: dict[str, list[str]] = defaultdict(list)
     strata: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -119,6 +120,8 @@ def split_by_lesion(pictures: Sequence[Picture], data: Data, seed: int) -> dict[
         random.shuffle(ordered)
         held_out = [max(1, round(share * len(ordered))) for share in (data.test_share, data.validation_share)]
         tests, validations = held_out if len(ordered) >= len(PARTS) else (0, 0)
+        if stratum[0] in data.left_out:
+            tests = len(ordered)
         for rank, lesion in enumerate(ordered):
             part = "test" if rank < tests else "validation" if rank < tests + validations else "train"
             parts.update(dict.fromkeys(images[lesion], part))

@@ -61,6 +61,7 @@ class Trainer:
         # mypy: the stub of Module.to lacks memory_format.
         if config.start_from:
             network.load_state_dict(self._weights_of(config.start_from))
+        network.freeze(config.network.frozen_blocks, config.network.frozen_norms)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = get_ema_multi_avg_fn(config.train.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
@@ -147,10 +148,12 @@ class Trainer:
         aspects = torch.from_numpy(self.loaded.aspects[batch.numpy()])
         size = self.config.train.pixels_at(epoch)
         images = augment(pixels, aspects, size, self.config.augmentation, random).to(self.device)
+        targets = functional.one_hot(self.labels[batch], len(CLASSES)).float()
+        priors = self.config.train.prior_strength * self.log_priors[batch]
+        images, targets, priors = _mixed(images, targets, priors, self.config.train.mixup)
         with autocast(self.device):
             logits = self.network(images).float()
-        adjusted = logits + self.config.train.prior_strength * self.log_priors[batch].to(self.device)
-        loss = functional.cross_entropy(adjusted, self.labels[batch].to(self.device))
+        loss = functional.cross_entropy(logits + priors.to(self.device), targets.to(self.device))
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
@@ -236,6 +239,24 @@ def predict_logits(network: nn.Module, batches: Iterator[Tensor], progress: str 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 for what gains from it, on the CPU and on a GPU alike."""
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def _mixed(images: Tensor, targets: Tensor, priors: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixup (Zhang et al., arXiv:1710.09412): every picture laid over another of the batch, diagnoses likewise.
+
+    The shares come from torch's own generator, seeded once an epoch, as dropout's choices do.
+    """
+    if not alpha:
+        return images, targets, priors
+    share = torch.distributions.Beta(alpha, alpha).sample((len(images),))
+    share = torch.maximum(share, 1 - share)  # the picture itself keeps the larger part
+    other = torch.randperm(len(images))
+    on_images, on_rows = share.to(images.device).view(-1, 1, 1, 1), share.view(-1, 1)
+    return (
+        torch.lerp(images[other], images, on_images),
+        torch.lerp(targets[other], targets, on_rows),
+        torch.lerp(priors[other], priors, on_rows),
+    )
 
 
 def _indices(loaded: LoadedPictures, parts: dict[str, str], part: str) -> Tensor:
