@@ -54,6 +54,8 @@ def _prediction_fault(prediction: dict[str, Any]) -> str | None:
     total = sum(probabilities.values())
     if not abs(total - 1.0) <= PROBABILITY_SUM_TOLERANCE:  # written so that NaN is a fault too
         return f"probabilities sum to {total:.4f}"
+    if not diagnoses and prediction.get("in_distribution", {}).get("accepted") is False:
+        return None  # the gate saw no lesion: no diagnosis is the right answer
     if len(diagnoses) != 2:
         return f"{len(diagnoses)} diagnoses instead of 2"
     best_two = sorted(probabilities.values(), reverse=True)[:2]

@@ -64,7 +64,7 @@ def _list(store: ModelStore, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    headings = ("model", "version", "aliases", "created", "balanced accuracy", "MB")
+    headings = ("model", "version", "aliases", "created", "variants", "balanced accuracy", "MB")
     table = [headings, *(tuple(str(row[h]) for h in headings) for row in rows)]
     widths = [max(len(line[i]) for line in table) for i in range(len(headings))]
     for line in table:
@@ -85,6 +85,7 @@ def _row(store: ModelStore, name: str, version: str) -> dict[str, Any]:
         "version": version,
         "aliases": aliases or "-",
         "created": f"{opened.manifest.created_at:%Y-%m-%d}",
+        "variants": ", ".join(opened.manifest.variants),
         "balanced accuracy": accuracy,
         "MB": round(size / 1e6, 1),
     }

@@ -211,7 +211,9 @@ def _parse_manifest(raw: bytes, folder: Path) -> Manifest:
         found = json.loads(raw)
         schema = found.get("schema_version") if isinstance(found, dict) else None
         if schema != SCHEMA_VERSION:
-            raise DamagedVersionError(f"{folder}: manifest schema {schema!r}, this release reads {SCHEMA_VERSION}")
+            raise DamagedVersionError(
+                f"{folder}: the manifest has schema {schema!r} and this release reads {SCHEMA_VERSION}: publish it anew"
+            )
         return Manifest.model_validate_json(raw)
     except ValidationError as error:
         raise DamagedVersionError(f"{folder}: the manifest is not valid: {_first_line(error)}") from error

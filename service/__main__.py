@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
         configure_logging(settings.log_level)
-        registry = Registry(ModelStore(settings.store), settings.model)
+        registry = Registry(ModelStore(settings.store), settings.model, settings.variant)
         registry.load(settings.alias)
         listener = _bind(settings.host, settings.port)
     except InvalidSettingsError as error:

@@ -28,7 +28,8 @@ from service.settings import Settings
 
 _DESCRIPTION = (
     "Classifies dermatoscopic pictures of skin lesions: the two most probable of seven diagnoses, all probabilities, "
-    "and the probability of malignancy. Pictures are analysed in memory, never stored, never sent on. "
+    "the probability of malignancy, and a decision: refer, low risk, or abstain with reasons. Pictures are analysed in "
+    "memory, never stored, never sent on. "
     "Research software, not a medical device: every answer is preliminary until a doctor decides."
 )
 # A first guess of how long decoding takes beside one run of the network; observation replaces it within seconds.
@@ -77,7 +78,7 @@ async def _running_services(settings: Settings, registry: Registry, observer: Me
     loaded = registry.loaded
     pace_seconds = 0.0
     if loaded is not None:
-        observer.model_loaded(loaded.version)
+        observer.model_loaded(loaded.identity, loaded.manifest.classes)
         pace_seconds = _DECODE_SHARE * _inference_seconds(loaded) / settings.inference_threads
         log(logging.INFO, "model serves", **loaded.identity.model_dump())
     with (
@@ -93,7 +94,7 @@ async def _running_services(settings: Settings, registry: Registry, observer: Me
             max_queue_size=settings.max_queue_size,
         )
         admission = Admission(time.monotonic, pace_seconds, settings.bytes_in_flight_limit_bytes)
-        predictor = Predictor(registry, admission, decoders, batcher, observer, settings.pixel_limit_pixels)
+        predictor = Predictor(registry, admission, decoders, batcher, observer, settings)
         yield Services(registry, predictor)
         await batcher.drain()
 

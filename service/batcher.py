@@ -18,10 +18,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine import NetworkOutput, PictureOutput
 from service.errors import DeadlineExceededError, InferenceFailedError, OverloadedError
 from service.log import log
 
-Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Infer = Callable[[NDArray[np.uint8]], NetworkOutput]
 
 _SUM_TOLERANCE = 1e-3
 
@@ -41,9 +42,9 @@ class BatchObserver(Protocol):
 
 @dataclass(frozen=True)
 class BatchAnswer:
-    """One picture's probabilities, float32 [classes], and how long it waited and was computed."""
+    """What the network says of one picture, and how long it waited and was computed."""
 
-    probabilities: NDArray[np.float32]
+    output: PictureOutput
     queue_seconds: float
     inference_seconds: float
 
@@ -140,7 +141,8 @@ class Batcher:
         started = self._clock()
         try:
             images = np.stack([job.image for job in batch])
-            rows = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
+            output = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
+            rows = output.rows()
             if len(rows) != len(batch):
                 raise ValueError(f"{len(rows)} answers to {len(batch)} pictures")
         except Exception as error:  # whatever the runtime raises, each caller gets an answer
@@ -162,11 +164,21 @@ class Batcher:
         for half in (batch[:middle], batch[middle:]):
             await self._compute(half)
 
-    def _answer(self, job: _Job, probabilities: NDArray[np.float32], seconds: float) -> None:
+    def _answer(self, job: _Job, output: PictureOutput, seconds: float) -> None:
         if job.answer.done():
             return  # the caller left while the batch ran
-        valid = np.isfinite(probabilities).all() and abs(float(probabilities.sum()) - 1) <= _SUM_TOLERANCE
-        if valid and (probabilities >= 0).all():
-            job.answer.set_result(BatchAnswer(probabilities, job.queue_seconds, seconds))
+        if _is_valid(output):
+            job.answer.set_result(BatchAnswer(output, job.queue_seconds, seconds))
         else:
-            job.answer.set_exception(InferenceFailedError("the network gave no valid probabilities"))
+            job.answer.set_exception(InferenceFailedError("the network gave no valid answer"))
+
+
+def _is_valid(output: PictureOutput) -> bool:
+    """Probabilities that are some, a score in [0, 1], finite maps. Any comparison with NaN is false."""
+    probabilities = output.probabilities
+    return bool(
+        (probabilities >= 0).all()
+        and abs(float(probabilities.sum()) - 1) <= _SUM_TOLERANCE
+        and 0 <= output.in_distribution <= 1
+        and np.isfinite(output.class_maps).all()
+    )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from model_store.contract.preprocessing import Preprocessing, UnsupportedPixelsError, load_rgb, to_input
+from model_store.contract.quality import PictureQuality, measure
 from service.errors import InvalidImageError, PayloadTooLargeError, ServiceError, UnsupportedFormatError
 
 ACCEPTED = "JPEG, PNG, WebP, TIFF or BMP"
@@ -28,6 +29,7 @@ class DecodedPicture:
     tensor: NDArray[np.uint8]
     width: int
     height: int
+    quality: PictureQuality
     decode_seconds: float
     preprocess_seconds: float
 
@@ -38,7 +40,7 @@ class DecodedPicture:
 
 
 def decode(body: bytes, contract: Preprocessing, pixel_limit: int) -> DecodedPicture:
-    """Decode and preprocess one picture.
+    """Decode and preprocess one picture, and measure how good it is.
 
     Raises UnsupportedFormatError, PayloadTooLargeError (over `pixel_limit`), InvalidImageError.
     """
@@ -63,7 +65,8 @@ def decode(body: bytes, contract: Preprocessing, pixel_limit: int) -> DecodedPic
         width, height = height, width  # turned upright
     decoded = time.perf_counter()
     tensor = to_input(rgb, contract)
-    return DecodedPicture(tensor, width, height, decoded - started, time.perf_counter() - decoded)
+    quality = measure(tensor, width, height)
+    return DecodedPicture(tensor, width, height, quality, decoded - started, time.perf_counter() - decoded)
 
 
 def sniff(body: bytes) -> str:

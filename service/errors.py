@@ -1,7 +1,7 @@
 """Every way a request can fail, and the stage that raises it.
 
 ServiceError                 status  code
-├── InvalidRequestError        422   invalid_request       routes: the request itself is malformed
+├── InvalidRequestError        422   invalid_request       routes, options: the request itself is malformed
 ├── UploadTimeoutError         408   upload_timeout        routes: the body did not arrive in time
 ├── PayloadTooLargeError       413   payload_too_large     routes, decode: too many bytes or pixels
 ├── UnsupportedFormatError     415   unsupported_format    decode: not one of the five formats, by magic bytes
@@ -34,7 +34,7 @@ class ServiceError(Exception):
 
 
 class InvalidRequestError(ServiceError):
-    """The request is malformed: wrong content type, no `file` field, a header that is not a number."""
+    """The request is malformed: no `file` field, a header that is no number, a class that the model does not know."""
 
     status, code, title = 422, "invalid_request", "The request is malformed"
 

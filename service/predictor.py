@@ -1,24 +1,31 @@
-"""The request path, top to bottom: admit, receive, decode, preprocess, batch, infer, interpret, answer."""
+"""The request path, top to bottom: admit, receive, decode, preprocess, batch, infer, interpret, explain, answer."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
 
 from service.admission import Admission
-from service.batcher import BatchAnswer, Batcher
-from service.decode import DecodedPicture, decode
+from service.batcher import Batcher
+from service.decode import decode
 from service.errors import DeadlineExceededError
-from service.interpret import all_probabilities, malignancy, picture_warnings, two_most_probable
+from service.explain import explain
+from service.interpret import interpret
 from service.metrics import Metrics
-from service.registry import LoadedModel, Registry
+from service.options import Options, require_known
+from service.registry import Registry
 from service.schemas import Prediction, Timing
+from service.settings import Settings
+from service.upload import Upload
 
-Receive = Callable[[], Awaitable[bytes]]
+Receive = Callable[[], Awaitable[Upload]]
+Result = TypeVar("Result")
 
 
 class Predictor:
-    """Answers pictures with one loaded model; decoding runs in `decoders`, the network behind `batcher`."""
+    """Answers pictures with one loaded model; `decoders` also draw explanations, the network runs behind `batcher`."""
 
     def __init__(
         self,
@@ -27,13 +34,16 @@ class Predictor:
         decoders: Executor,
         batcher: Batcher,
         metrics: Metrics,
-        pixel_limit: int,
+        settings: Settings,
     ) -> None:
         self._registry, self._admission, self._metrics = registry, admission, metrics
-        self._decoders, self._batcher, self._pixel_limit = decoders, batcher, pixel_limit
+        self._decoders, self._batcher = decoders, batcher
+        self._pixel_limit, self._site_prevalence = settings.pixel_limit_pixels, settings.prevalence
 
-    async def predict(self, request_id: str, receive: Receive, body_bytes: int, deadline_seconds: float) -> Prediction:
-        """One picture's answer. `receive` reads the body, of `body_bytes` at most.
+    async def predict(
+        self, request_id: str, receive: Receive, body_bytes: int, deadline_seconds: float, query: Options
+    ) -> Prediction:
+        """One picture's answer. `receive` reads the body, of `body_bytes` at most; `query` is what the URL asks for.
 
         The deadline runs from the complete body: how fast a caller uploads is not in the service's hands.
         Raises the ServiceErrors of every stage.
@@ -42,42 +52,58 @@ class Predictor:
         model = self._registry.current()
         arrived = clock()
         with self._admission.admit(deadline_seconds, body_bytes):
-            body = await receive()
+            upload = await receive()
             received = clock()
             deadline = received + deadline_seconds
+            asked = query.joined(upload.options)
+            require_known(asked, model.manifest.classes)
+            prevalence = self._site_prevalence if asked.prevalence is None else asked.prevalence
             try:
                 async with asyncio.timeout(deadline_seconds):
-                    picture = await self._decode(body, model, deadline)
+                    picture = await self._in_worker(
+                        partial(decode, upload.picture, model.manifest.preprocessing, self._pixel_limit), deadline
+                    )
                     decoded = clock()
-                    del body  # under load many pictures wait for the network: keep only their small tensors
+                    del upload  # under load many pictures wait for the network: keep only their small tensors
                     answer = await self._batcher.submit(picture.tensor, deadline)
+                    inferred = clock()
+                    reading = interpret(answer.output, picture, model.manifest, prevalence)
+                    interpreted = clock()
+                    explanation = None
+                    if asked.explain is not None:
+                        seen = (reading.probabilities, answer.output, picture, model.manifest)
+                        explanation = await self._in_worker(partial(explain, asked.explain, *seen), deadline)
             except TimeoutError:
                 raise DeadlineExceededError(f"no answer within {deadline_seconds:g} seconds") from None
-            inferred = clock()
+            answered = clock()
             timing = Timing(
                 decode=_ms(picture.decode_seconds),
                 preprocess=_ms(picture.preprocess_seconds),
                 # Waiting for a decoder and waiting for the network: both are time in line.
                 queue=_ms(decoded - received - picture.seconds + answer.queue_seconds),
                 inference=_ms(answer.inference_seconds),
-                total=_ms(inferred - received),
+                total=_ms(answered - received),
             )
-            prediction = _interpret(request_id, model, picture, answer, timing)
-            self._admission.observe_finish(clock() - received)
-        self._observe(prediction, received - arrived, clock() - inferred)
+            self._admission.observe_finish(answered - received)
+        prediction = Prediction(
+            request_id=request_id, model=model.identity, explanation=explanation, timing_ms=timing, **vars(reading)
+        )
+        self._observe(prediction, received - arrived, interpreted - inferred, answered - interpreted)
         return prediction
 
-    async def _decode(self, body: bytes, model: LoadedModel, deadline: float) -> DecodedPicture:
-        """In a worker thread; a picture whose caller left or whose time is over is not decoded any more."""
+    async def _in_worker(self, work: Callable[[], Result], deadline: float) -> Result:
+        """In a worker thread; what nobody waits for any more, or whose time is over, is not begun."""
 
-        def decode_in_time() -> DecodedPicture:
+        def work_in_time() -> Result:
             if time.monotonic() >= deadline:
-                raise DeadlineExceededError("the picture waited too long to be decoded")
-            return decode(body, model.manifest.preprocessing, self._pixel_limit)
+                raise DeadlineExceededError("the picture waited too long for a worker")
+            return work()
 
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode_in_time)
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work_in_time)
 
-    def _observe(self, prediction: Prediction, receive_seconds: float, interpret_seconds: float) -> None:
+    def _observe(
+        self, prediction: Prediction, receive_seconds: float, interpret_seconds: float, explain_seconds: float
+    ) -> None:
         timing = prediction.timing_ms
         self._metrics.stage_finished("receive", receive_seconds)
         self._metrics.stage_finished("decode", timing.decode / 1000)
@@ -85,22 +111,9 @@ class Predictor:
         self._metrics.stage_finished("queue", timing.queue / 1000)
         self._metrics.stage_finished("inference", timing.inference / 1000)
         self._metrics.stage_finished("interpret", interpret_seconds)
-        self._metrics.predicted(prediction.diagnoses[0].code)
-
-
-def _interpret(
-    request_id: str, model: LoadedModel, picture: DecodedPicture, answer: BatchAnswer, timing: Timing
-) -> Prediction:
-    probabilities = [float(p) for p in answer.probabilities]
-    return Prediction(
-        request_id=request_id,
-        model=model.identity,
-        diagnoses=two_most_probable(probabilities, model.manifest),
-        probabilities=all_probabilities(probabilities, model.manifest),
-        malignancy=malignancy(probabilities, model.manifest),
-        warnings=picture_warnings(picture.width, picture.height, model.manifest),
-        timing_ms=timing,
-    )
+        if prediction.explanation:
+            self._metrics.stage_finished("explain", explain_seconds)
+        self._metrics.predicted(prediction)
 
 
 def _ms(seconds: float) -> float:

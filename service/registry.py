@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from model_store.contract.manifest import Manifest
 from model_store.store import ModelStore, ModelVersion
-from service.engine import Engine
+from service.engine import Engine, VariantChoice, load_engine
 from service.errors import ModelNotReadyError
 from service.schemas import ServingModel
 
@@ -24,20 +24,25 @@ class LoadedModel:
     @property
     def identity(self) -> ServingModel:
         """What answers say of the version."""
-        return ServingModel(name=self.manifest.name, version=self.manifest.version, digest=self.version.digest)
+        return ServingModel(
+            name=self.manifest.name,
+            version=self.manifest.version,
+            digest=self.version.digest,
+            variant=self.engine.variant,
+        )
 
 
 class Registry:
     """Knows the store and what is loaded from it."""
 
-    def __init__(self, store: ModelStore, name: str) -> None:
-        self.store, self.name = store, name
+    def __init__(self, store: ModelStore, name: str, variant: VariantChoice = "auto") -> None:
+        self.store, self.name, self._variant = store, name, variant
         self._loaded: LoadedModel | None = None
 
     def load(self, alias: str) -> LoadedModel:
         """Load a version to serve. Raises StoreError or SelfTestError; what was loaded before stays."""
         version = self.store.verify(self.name, alias)
-        self._loaded = LoadedModel(version, Engine(version))
+        self._loaded = LoadedModel(version, load_engine(version, self._variant))
         return self._loaded
 
     @property

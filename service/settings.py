@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from model_store.store import PRODUCTION, SHIPPED
+from service.engine import VariantChoice
 
 PREFIX = "DERMSERVE_"
 _NOT_OURS = {"DERMSERVE_DATA"}  # where the tests and the training find the real pictures
@@ -35,6 +36,15 @@ class Settings(BaseSettings):
     store: Path = Field(default=SHIPPED, description="model store directory; the default is the shipped one")
     model: str = Field(default="lesion7", description="name of the model to serve")
     alias: str = Field(default=PRODUCTION, description="alias or version number to serve")
+    variant: VariantChoice = Field(
+        default="auto", description="number format of the network; auto: int8 if it answers rightly here, else fp32"
+    )
+    prevalence: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of malignant lesions among those seen here; none: not corrected for",
+    )
     deadline_seconds: float = Field(
         default=3.0, gt=0, le=60, description="an answer comes within this, or the request is refused"
     )

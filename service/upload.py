@@ -1,7 +1,10 @@
-"""A request body -> the picture's bytes, in memory only: bounded while it is read, never spooled to a disk."""
+"""A request body -> the picture's bytes and what is asked for, in memory only: bounded while it is read, never spooled
+to a disk.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
@@ -9,9 +12,18 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from service.errors import ClientGoneError, InvalidRequestError, PayloadTooLargeError, UploadTimeoutError
+from service.options import NAMES, Options, read_options
 
 MULTIPART = "multipart/form-data"
 FIELD = "file"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The picture's file as it was sent, and the options among the form's fields."""
+
+    picture: bytes
+    options: Options
 
 
 class _InMemoryParser(MultiPartParser):
@@ -31,8 +43,8 @@ def declared_bytes(request: Request, limit: int) -> int:
     return int(text)
 
 
-async def read_picture(request: Request, limit: int, timeout_seconds: float) -> bytes:
-    """The picture of a plain or a multipart body.
+async def read_upload(request: Request, limit: int, timeout_seconds: float) -> Upload:
+    """The picture of a plain or a multipart body, with the form's options.
 
     Raises PayloadTooLargeError, UploadTimeoutError, InvalidRequestError, ClientGoneError.
     """
@@ -44,8 +56,8 @@ async def read_picture(request: Request, limit: int, timeout_seconds: float) -> 
     except ClientDisconnect:
         raise ClientGoneError from None
     if request.headers.get("content-type", "").lower().startswith(MULTIPART):
-        body = await _file_field(request, body)
-    return body
+        return await _read_form(request, body)
+    return Upload(body, Options())
 
 
 async def _read_bounded(request: Request, limit: int) -> bytes:
@@ -57,7 +69,7 @@ async def _read_bounded(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def _file_field(request: Request, body: bytes) -> bytes:
+async def _read_form(request: Request, body: bytes) -> Upload:
     """The one part named `file`. Its name and headers are dropped unread: they may name the patient."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
@@ -67,7 +79,11 @@ async def _file_field(request: Request, body: bytes) -> bytes:
         form = await _InMemoryParser(request.headers, stream(), max_files=1, max_fields=8).parse()
     except MultiPartException as error:
         raise InvalidRequestError("the multipart body cannot be read") from error
-    part = form.get(FIELD)
-    if not isinstance(part, UploadFile):
-        raise InvalidRequestError(f"the form has no file in a field named '{FIELD}'")
-    return await part.read()
+    try:
+        part = form.get(FIELD)
+        if not isinstance(part, UploadFile):
+            raise InvalidRequestError(f"the form has no file in a field named '{FIELD}'")
+        fields = [(name, value) for name, value in form.multi_items() if name in NAMES and isinstance(value, str)]
+        return Upload(await part.read(), read_options(fields))
+    finally:
+        await form.close()  # frees the parser's copy of the picture

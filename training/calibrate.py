@@ -1,4 +1,4 @@
-"""From logits to probabilities a clinic can read, and the malignancy threshold. Both chosen on validation pictures.
+"""From logits to probabilities a clinic can read, and every limit of the decision. All chosen on validation pictures.
 
 The network learns what speaks for a class beyond its frequency (`train.log_priors`). How much of the natural class
 mix to add back is a trade: all of it gives calibrated probabilities, none of it finds rare classes best.
@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from model_store.contract.certainty import CertaintyMeasure, certainty
+from model_store.contract.manifest import InDistribution
+from model_store.contract.quality import PictureQuality, QualityLimits
 from model_store.lesions import lesions
 from training.config import Decision
 from training.data import CLASSES, Picture
@@ -23,6 +26,7 @@ from training.train import log_priors
 MALIGNANT = np.array([lesion.malignant for lesion in lesions().values()])
 PRIOR_SHARES = tuple(np.round(np.linspace(0, 1, 21), 2).tolist())
 _TEMPERATURES = (0.05, 20.0)
+CERTAINTY_MEASURES: tuple[CertaintyMeasure, ...] = ("max_probability", "margin", "entropy")
 _NEAR_TIE = 0.005  # of balanced accuracy: a third of a validation part's standard error, so not a reason to choose
 
 
@@ -57,11 +61,23 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Certainty:
+    """The measure of certainty that sorts right answers from wrong ones best, and where uncertain begins."""
+
+    measure: CertaintyMeasure
+    threshold: float
+    coverage: float
+    area_under_risk_coverage: dict[str, float]  # of every measure: mean error rate over all coverages
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
-    """Everything that was chosen on validation, with the tables it was chosen from."""
+    """What was chosen on natural-mix validation pictures, with the tables it was chosen from."""
 
     calibration: Calibration
     threshold: float
+    reference_prevalence: float
+    certainty: Certainty
     validation_pictures: int
     candidates: tuple[Candidate, ...]
 
@@ -72,6 +88,8 @@ class OperatingPoint:
             "prior_share": self.calibration.prior_share,
             "prior": self.calibration.prior,
             "malignancy_threshold": self.threshold,
+            "reference_prevalence": self.reference_prevalence,
+            "certainty": asdict(self.certainty),
             "validation_pictures": self.validation_pictures,
             "candidates": [asdict(candidate) for candidate in self.candidates],
         }
@@ -89,9 +107,16 @@ def calibrate(
     candidates = tuple(_candidate(logits, labels, prior, prior_share) for prior_share in PRIOR_SHARES)
     chosen = choose(candidates, decision.ece_limit)
     calibration = Calibration(chosen.temperature, chosen.prior_share, tuple(prior.tolist()))
-    malignancy = calibration.probabilities(logits)[:, MALIGNANT].sum(axis=1)
-    threshold = threshold_for(malignancy, MALIGNANT[labels], decision.malignant_sensitivity)
-    return OperatingPoint(calibration, threshold, len(labels), candidates)
+    probabilities = calibration.probabilities(logits)
+    malignancy = probabilities[:, MALIGNANT].sum(axis=1)
+    return OperatingPoint(
+        calibration,
+        threshold_for(malignancy, MALIGNANT[labels], decision.malignant_sensitivity),
+        reference_prevalence(malignancy, float(MALIGNANT[labels].mean())),
+        choose_certainty(probabilities, labels, decision.certain_share),
+        len(labels),
+        candidates,
+    )
 
 
 def choose(candidates: Sequence[Candidate], ece_limit: float) -> Candidate:
@@ -104,6 +129,70 @@ def choose(candidates: Sequence[Candidate], ece_limit: float) -> Candidate:
         return min(candidates, key=lambda c: c.expected_calibration_error)
     best = max(c.balanced_accuracy for c in calibrated)
     return max((c for c in calibrated if c.balanced_accuracy >= best - _NEAR_TIE), key=lambda c: c.prior_share)
+
+
+def at_prevalence(malignancy: Floats, reference: float, prevalence: float) -> Floats:
+    """Malignancy probabilities [N] that are right where `reference` is the malignant share -> right at `prevalence`."""
+    change = prevalence / (1 - prevalence) * (1 - reference) / reference
+    return np.asarray(malignancy * change / (malignancy * change + 1 - malignancy))
+
+
+def reference_prevalence(malignancy: Floats, observed: float) -> float:
+    """The malignant share that the probabilities are right for.
+
+    The network learnt from a balanced mix and only part of the natural prior was added back, so it is not the share
+    in the pictures. It is the one from which shifting to the observed share gives the observed share on average.
+    """
+    edges = (1e-4, 1 - 1e-4)
+
+    def error(reference: float) -> float:
+        return float(at_prevalence(malignancy, reference, observed).mean()) - observed
+
+    if not 0 < observed < 1 or error(edges[0]) * error(edges[1]) >= 0:
+        return float(np.clip(observed, *edges))  # only in runs on a handful of pictures
+    return float(brentq(error, *edges))
+
+
+def choose_certainty(probabilities: Floats, labels: Ints, certain_share: float) -> Certainty:
+    """The measure with the smallest area under the risk-coverage curve; the limit leaves `certain_share` above it."""
+    wrong = probabilities.argmax(axis=1) != labels
+    areas: dict[str, float] = {}
+    for measure in CERTAINTY_MEASURES:
+        ranked = wrong[np.argsort(-certainty(probabilities, measure), kind="stable")]
+        areas[measure] = float((np.cumsum(ranked) / np.arange(1, len(ranked) + 1)).mean())
+    best = min(CERTAINTY_MEASURES, key=lambda measure: areas[measure])
+    scores = certainty(probabilities, best)
+    threshold = float(np.quantile(scores, 1 - certain_share))
+    return Certainty(best, threshold, float((scores >= threshold).mean()), areas)
+
+
+def choose_gate(scores: dict[str, Floats], refused_share: float, warned_share: float) -> InDistribution:
+    """Scores of validation lesions by collection -> the limits that refuse and warn at most these shares of each."""
+    refuse, warn = (
+        min(float(np.quantile(of, share)) for of in scores.values()) for share in (refused_share, warned_share)
+    )
+    return InDistribution(refuse_below=min(refuse, warn), warn_below=warn)
+
+
+def choose_quality(measured: Sequence[PictureQuality], refused_share: float, min_side_pixels: int) -> QualityLimits:
+    """Limits that refuse about `refused_share` of the validation pictures by each measure.
+
+    The size is not among what can be learnt here, as the copies that are trained on have one size.
+    """
+    low, high = refused_share, 1 - refused_share
+
+    def limit(name: str, share: float) -> float:
+        return float(np.quantile([getattr(picture, name) for picture in measured], share))
+
+    return QualityLimits(
+        min_side_pixels=min_side_pixels,
+        sharpness_min=limit("sharpness", low),
+        brightness_min=limit("brightness", low),
+        brightness_max=limit("brightness", high),
+        dark_share_max=limit("dark_share", high),
+        bright_share_max=limit("bright_share", high),
+        contrast_min=limit("contrast", low),
+    )
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: Ints, offset: Floats) -> tuple[float, float]:

@@ -28,7 +28,11 @@ class Collection(_Section):
         description="true width / height of every picture where the files are squashed copies; else each file's own",
     )
     ignore_dx: tuple[str, ...] = Field(
-        default=(), description="diagnoses to leave out; any other unknown one is an error"
+        default=(),
+        description="diagnoses not to train on; any other unknown one is an error. The gate learns from their pictures",
+    )
+    close_ups: str | None = Field(
+        default=None, description="folder, relative to `path`, of photographs that are not dermatoscopic; for the gate"
     )
 
 
@@ -151,6 +155,11 @@ class Decision(_Section):
 
     malignant_sensitivity: float = Field(gt=0.5, lt=1)
     ece_limit: float = Field(gt=0, lt=1, description="expected calibration error that the prior's share may cost")
+    certain_share: float = Field(default=0.8, gt=0, lt=1, description="share of answers that count as certain")
+    refused_share: float = Field(default=0.01, gt=0, lt=0.1, description="of lesions, refused by the gate")
+    warned_share: float = Field(default=0.05, gt=0, lt=0.5, description="of lesions, called unfamiliar by the gate")
+    quality_refused_share: float = Field(default=0.001, gt=0, lt=0.1, description="of lesions, by each quality measure")
+    min_side_pixels: int = Field(default=96, ge=1, description="a picture with a shorter side is too small to judge")
 
 
 class Config(_Section):

@@ -79,6 +79,27 @@ def read_collections(data: Data, root: Path) -> tuple[Picture, ...]:
     return tuple(sorted(pictures, key=lambda p: (p.collection, p.image_id)))
 
 
+def read_outliers(data: Data, root: Path) -> tuple[Picture, ...]:
+    """Pictures that the configuration leaves out of the training of the network, for its gate: those of the ignored
+    diagnoses under their own `dx`, and close-up photographs as `close_up` (each a lesion of its own).
+    """
+    found: list[Picture] = []
+    for collection in data.collections:
+        folder = root / collection.path
+        if collection.ignore_dx:
+            metadata = _metadata_file(folder)
+            rows, _ = _read_rows(collection, metadata) if metadata else ([], [])
+            files, _ = _picture_files(folder)
+            wanted = (row for row in rows if row["dx"] in collection.ignore_dx and row["image_id"] in files)
+            found += [_picture(collection.name, row, files[row["image_id"]]) for row in wanted]
+        if collection.close_ups:
+            photographs = (f for f in (folder / collection.close_ups).iterdir() if f.suffix.lower() in _SUFFIXES)
+            found += [
+                _picture(collection.name, {"image_id": file.stem, "dx": "close_up"}, file) for file in photographs
+            ]
+    return tuple(sorted(found, key=lambda p: (p.collection, p.dx, p.image_id)))
+
+
 def load_pictures(pictures: Sequence[Picture], data: Data) -> LoadedPictures:
     """Decode every picture once, in threads. Raises DataError that lists all unreadable files."""
     contract = _squashed(data.cache_pixels)
@@ -187,7 +208,7 @@ def _read_collection(collection: Collection, folder: Path) -> tuple[list[Picture
     """The collection's pictures and what is wrong with them."""
     if not folder.is_dir():
         return [], [f"{collection.name}: there is no folder {folder}"]
-    metadata = next((folder / n for n in (*_HAM_METADATA, "metadata.csv") if (folder / n).is_file()), None)
+    metadata = _metadata_file(folder)
     if metadata is None:
         return [], [f"{collection.name}: no {_HAM_METADATA[0]} and no metadata.csv in {folder}"]
     rows, problems = _read_rows(collection, metadata)
@@ -206,6 +227,10 @@ def _read_collection(collection: Collection, folder: Path) -> tuple[list[Picture
             continue
         pictures.append(_picture(collection.name, row, files[image_id]))
     return pictures, problems
+
+
+def _metadata_file(folder: Path) -> Path | None:
+    return next((folder / n for n in (*_HAM_METADATA, "metadata.csv") if (folder / n).is_file()), None)
 
 
 def _read_rows(collection: Collection, metadata: Path) -> tuple[list[dict[str, str]], list[str]]:

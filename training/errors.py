@@ -4,7 +4,9 @@ TrainingError
 ├── ConfigError       config: the TOML file is wrong
 ├── DataError         data: pictures or metadata are wrong; lists every problem
 ├── ResumeError       train: the checkpoint is of another run
-└── ExportError       export: the graph does not answer as the network does
+├── ExportError       export: the graph does not answer as the network does
+├── CompareError      compare, gallery: the versions or pictures asked for cannot be looked at together
+└── GalleryError      gallery: patient pictures must not be written there
 """
 
 
@@ -30,3 +32,11 @@ class ResumeError(TrainingError):
 
 class ExportError(TrainingError):
     """The exported graph and the PyTorch network disagree."""
+
+
+class CompareError(TrainingError):
+    """There is no such variant, or no picture that is unseen by all versions."""
+
+
+class GalleryError(TrainingError):
+    """The folder belongs to a repository, or holds something else."""

@@ -1,13 +1,15 @@
-"""The trained network and its calibration as one ONNX graph, proven to answer as the PyTorch network does.
+"""The trained network, its calibration and its gate as one ONNX graph, proven to answer as PyTorch does.
 
-`image` uint8 [N, H, W, 3] -> layout, float, normalisation, network, temperature, prior, softmax -> `probabilities`
-float32 [N, classes]. Only standard operators, no external data: any ONNX runtime gives the same answer.
+`image` uint8 [N, H, W, 3] -> layout, float, normalisation, network, and in float32 what `OUTPUTS` names:
+`probabilities` [N, classes] after temperature and prior; `class_maps` [N, classes, h, w], what each cell adds to a
+class's logit (their mean over the cells, and the bias, is the logit); `embedding` [N, 64] and `in_distribution` [N] of
+the gate. Only standard operators, no external data: any ONNX runtime gives the same answer.
 """
 
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,41 +23,60 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model_store.contract.golden import GoldenVectors, preprocess_encoded
+from model_store.contract.golden import GoldenAnswers, GoldenVectors, preprocess_encoded
+from model_store.contract.manifest import VariantName
 from model_store.contract.preprocessing import Preprocessing
 from training.calibrate import Calibration
 from training.errors import ExportError
+from training.gates import FeatureProbe, GateHead
 from training.generate import golden_pictures
 from training.metrics import Floats
-from training.network import EfficientNetLite
+from training.network import EfficientNetLite, halves
 
 INPUT = "image"
-OUTPUT = "probabilities"
+PROBABILITIES, CLASS_MAPS, EMBEDDING, IN_DISTRIBUTION = "probabilities", "class_maps", "embedding", "in_distribution"
+OUTPUTS = (PROBABILITIES, CLASS_MAPS, EMBEDDING, IN_DISTRIBUTION)
 OPSET = 18  # the exporter's own; read by every ONNX Runtime since 1.14
 MAX_PROBABILITY_DIFFERENCE = 1e-4  # float32 rounding of two runtimes stays ten times below
 
 _EXPECTED_OPERATORS = {
-    "Transpose", "Cast", "Sub", "Div", "Conv", "Clip", "Add", "GlobalAveragePool", "Reshape", "Gemm", "Softmax",
-    "Slice",  # the mirrored view
+    "Transpose", "Cast", "Sub", "Div", "Conv", "Clip", "Add", "GlobalAveragePool", "Reshape", "Softmax",
+    "Slice", "Concat", "Squeeze",  # the mirrored view
+    "Gemm", "MatMul", "Mul", "Pow", "ReduceSum", "Sigmoid", "Gather", "Min", "Neg", "Exp", "Log", "Max",  # the gate
+    "QuantizeLinear", "DequantizeLinear",  # the int8 variant
 }  # fmt: skip
 
 
 class ShippedNetwork(nn.Module):
-    """What the graph computes: pixels uint8 [N, H, W, 3] -> calibrated probabilities float32 [N, classes]."""
+    """What the graph computes: pixels uint8 [N, H, W, 3] -> the four outputs, in the order of `OUTPUTS`."""
 
-    def __init__(self, network: EfficientNetLite, calibration: Calibration) -> None:
+    def __init__(self, network: EfficientNetLite, calibration: Calibration, head: GateHead | FeatureProbe) -> None:
         super().__init__()
         self.network = fold_batch_norms(network)
+        self.head = copy.deepcopy(head).cpu().float().eval()
         # softmax(logits / T + share * log prior): T goes into the last layer's weights, the prior into its biases.
         layer = self.network.fc
         log_prior = torch.tensor(calibration.log_prior, dtype=torch.float32)
-        layer.weight.data /= calibration.temperature
-        layer.bias.data = layer.bias.data / calibration.temperature + calibration.prior_share * log_prior
+        weight = layer.weight.data / calibration.temperature
+        self.weight = nn.Parameter(weight[:, :, None, None])  # as a 1 x 1 convolution
+        self.bias = nn.Parameter(layer.bias.data / calibration.temperature + calibration.prior_share * log_prior)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """uint8 [N, H, W, 3] -> float32 [N, classes]."""
-        features = self.network.pooled(image.permute(0, 3, 1, 2).float())
-        return functional.softmax(self.network.fc(features.flatten(1)), dim=1)
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """uint8 [N, H, W, 3] -> probabilities [N, 7], class maps [N, 7, h, w], embedding [N, 64], score [N]."""
+        # Views are mirrored as bytes and maps as seven channels: on whole feature maps it would cost a tenth of int8.
+        views = torch.cat([image, image.flip(2)]) if self.network.mirror else image
+        activations = self.network.feature_map(views.permute(0, 3, 1, 2).float())
+        # The last layer sees every cell by itself; its mean over the cells is its answer to the pooled features. So
+        # the maps are not an explanation beside the logits, the logits are made of them.
+        class_maps = functional.conv2d(activations, self.weight)
+        features = activations.mean(dim=(2, 3), keepdim=True).flatten(1)
+        if self.network.mirror:
+            plain, mirrored = halves(class_maps)
+            class_maps = (plain + mirrored.flip(3)) / 2  # a cell stands for its place in the picture again
+            features = sum(halves(features)) / 2
+        logits = class_maps.mean(dim=(2, 3), keepdim=True).flatten(1) + self.bias
+        embedding, score = self.head(features)
+        return functional.softmax(logits, dim=1), class_maps, embedding, score
 
 
 def fold_batch_norms(network: EfficientNetLite) -> EfficientNetLite:
@@ -71,9 +92,12 @@ def fold_batch_norms(network: EfficientNetLite) -> EfficientNetLite:
     return folded
 
 
-def export_onnx(network: EfficientNetLite, calibration: Calibration, pixels: int) -> bytes:
+def export_onnx(
+    network: EfficientNetLite, calibration: Calibration, head: GateHead | FeatureProbe, pixels: int
+) -> bytes:
     """The graph's bytes, checked. Raises ExportError when it is not one clean, self-contained graph."""
-    shipped = ShippedNetwork(network, calibration).eval()
+    shipped = ShippedNetwork(network, calibration, head).eval()
+    shipped.requires_grad_(False)
     example = torch.zeros((2, pixels, pixels, 3), dtype=torch.uint8)
     with _quiet_exporter():
         program = torch.onnx.export(
@@ -83,15 +107,17 @@ def export_onnx(network: EfficientNetLite, calibration: Calibration, pixels: int
             verbose=False,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=list(OUTPUTS),
             dynamic_shapes=({0: torch.export.Dim("N")},),
         )
     assert program is not None
     model: onnx.ModelProto = rewrite(program.model_proto, [fuse_pad_into_conv_rule])
     _pool_globally(model.graph)
     _strip_debugging_text(model)
-    _require_standard(model)
-    return bytes(model.SerializeToString(deterministic=True))
+    require_standard(model)
+    graph = bytes(model.SerializeToString(deterministic=True))
+    require_same_outputs(graph, shipped, np.random.default_rng(0).integers(0, 256, (3, pixels, pixels, 3), np.uint8))
+    return graph
 
 
 class OnnxClassifier:
@@ -105,8 +131,13 @@ class OnnxClassifier:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated probabilities of a batch."""
-        (probabilities,) = self._session.run([OUTPUT], {INPUT: images})
+        (probabilities,) = self._session.run([PROBABILITIES], {INPUT: images})
         return np.asarray(probabilities, dtype=np.float32)
+
+    def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Everything that the graph gives for a batch, by the names in `OUTPUTS`."""
+        found = self._session.run(list(OUTPUTS), {INPUT: images})
+        return {name: np.asarray(values, dtype=np.float32) for name, values in zip(OUTPUTS, found, strict=True)}
 
 
 def require_parity(onnx_probabilities: Floats, torch_probabilities: Floats) -> float:
@@ -120,23 +151,47 @@ def require_parity(onnx_probabilities: Floats, torch_probabilities: Floats) -> f
     return difference
 
 
-def golden_vectors(graph: bytes, contract: Preprocessing) -> GoldenVectors:
-    """Drawn pictures with the tensors and probabilities they give here."""
+def require_same_outputs(graph: bytes, network: ShippedNetwork, images: NDArray[np.uint8]) -> None:
+    """Every output of the graph is PyTorch's, but for rounding. Raises ExportError that names the output.
+
+    Class maps and embedding have no fixed range: they are compared in units of their own largest value.
+    """
+    found = OnnxClassifier(graph).outputs(images)
+    with torch.inference_mode():
+        expected = dict(zip(OUTPUTS, network(torch.from_numpy(images)), strict=True))
+    for name in OUTPUTS:
+        reference = expected[name].numpy()
+        scale = max(1.0, float(np.abs(reference).max()))
+        difference = float(np.abs(found[name] - reference).max()) / scale
+        if not difference < MAX_PROBABILITY_DIFFERENCE:
+            raise ExportError(f"the ONNX graph's {name} differ from the network's by {difference:.2g}")
+
+
+def golden_vectors(graphs: Mapping[VariantName, bytes], contract: Preprocessing) -> GoldenVectors:
+    """Drawn pictures with the tensors and answers they give here."""
     pictures = golden_pictures()
     tensors = np.stack([preprocess_encoded(picture, contract) for picture in pictures])
-    return GoldenVectors(pictures, tensors, OnnxClassifier(graph)(tensors))
+    answers = {}
+    for variant, graph in graphs.items():
+        found = OnnxClassifier(graph).outputs(tensors)
+        answers[variant] = GoldenAnswers(found[PROBABILITIES], found[IN_DISTRIBUTION])
+    return GoldenVectors(pictures, tensors, answers)
 
 
 def _pool_globally(graph: onnx.GraphProto) -> None:
     """The mean over height and width under its own name: what quantisers and other runtimes have fast code for."""
-    means = [node for node in graph.node if node.op_type == "ReduceMean"]
-    axes = {mean.input[1] for mean in means}
-    for mean in means:
-        del mean.input[1:]
-        del mean.attribute[:]
-        mean.op_type = "GlobalAveragePool"
+    maps = {
+        i.name
+        for i in graph.initializer
+        if list(i.dims) == [2] and onnx.numpy_helper.to_array(i).tolist() in ([2, 3], [-2, -1])
+    }
+    for mean in graph.node:
+        if mean.op_type == "ReduceMean" and mean.input[1] in maps:
+            del mean.input[1:]
+            del mean.attribute[:]
+            mean.op_type = "GlobalAveragePool"
     used = {name for node in graph.node for name in node.input}
-    for constant in [i for i in graph.initializer if i.name in axes - used]:
+    for constant in [i for i in graph.initializer if i.name in maps - used]:
         graph.initializer.remove(constant)
 
 
@@ -150,7 +205,7 @@ def _strip_debugging_text(model: onnx.ModelProto) -> None:
         del named.metadata_props[:]
 
 
-def _require_standard(model: onnx.ModelProto) -> None:
+def require_standard(model: onnx.ModelProto) -> None:
     """Only operators that every runtime has, nothing computed from shapes, every tensor inside the file."""
     onnx.checker.check_model(model, full_check=True)
     unexpected = {node.op_type for node in model.graph.node} - _EXPECTED_OPERATORS

@@ -7,6 +7,7 @@ seconds; everything follows from the seed.
 import csv
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _PARTS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
 _MAX_IMAGES_PER_LESION = 3
 _SITES = ("back", "lower extremity", "face", "trunk", "")
 _SEXES = ("female", "male", "")
+_DRAWN_EACH, _DRAWN_SIZES = 30, ((400, 300), (300, 400), (300, 300), (480, 300))
 _SKIN = np.array([222.0, 176.0, 156.0])
 
 
@@ -77,6 +79,16 @@ def draw_picture(dx: str, seed: int, width: int, height: int) -> NDArray[np.uint
     """One picture of a lesion of class `dx`: uint8 [height, width, 3]."""
     random = np.random.default_rng(seed)
     return _Lesion(dx, random).photograph(random, width, height)
+
+
+def drawn_lesions() -> Iterator[Image.Image]:
+    """Drawn lesions of every class and picture shape. The gate lets them in, so that the page's example, the tests and
+    the load generator, which may show nobody's skin, are answered as a lesion is.
+    """
+    for dx in CLASSES:
+        for seed in range(1000, 1000 + _DRAWN_EACH):
+            width, height = _DRAWN_SIZES[seed % len(_DRAWN_SIZES)]
+            yield Image.fromarray(draw_picture(dx, seed, width, height))
 
 
 def golden_pictures() -> tuple[bytes, ...]:

@@ -13,6 +13,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 ECE_BINS = 15
+_LEAST_PROBABILITY = 1e-12  # keeps the logarithm finite
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
@@ -58,21 +59,51 @@ def auroc(positive: Bools, scores: Floats, weights: Floats) -> Floats:
 
 def expected_calibration_error(labels: Ints, probabilities: Floats, weights: Floats) -> Floats:
     """Mean distance of confidence and accuracy of the top class, over 15 equal bins of confidence (Guo et al. 2017)."""
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    members = _bin_members(confidence)
-    gaps = weights @ (members * (confidence - correct)[:, None])
+    return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, weights)
+
+
+def calibration_error(stated: Floats, happened: Bools, weights: Floats) -> Floats:
+    """Mean distance of a stated probability [N] and how often it `happened` [N], over 15 equal bins of `stated`."""
+    members = _bin_members(stated)
+    gaps = weights @ (members * (stated - happened)[:, None])
     return ratio(np.abs(gaps).sum(axis=1), weights.sum(axis=1))
 
 
-def reliability(labels: Ints, probabilities: Floats) -> tuple[Floats, Floats, Floats]:
-    """Mean confidence, accuracy (NaN in empty bins) and number of pictures of each of the 15 bins."""
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    members = _bin_members(confidence)
+def brier(labels: Ints, probabilities: Floats, weights: Floats) -> Floats:
+    """Mean squared distance of all classes' probabilities [N, classes] from what is true: 0 is best, 2 worst."""
+    squares = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
+    return mean(squares, weights)
+
+
+def negative_log_likelihood(labels: Ints, probabilities: Floats, weights: Floats) -> Floats:
+    """Mean of -log of the true class's probability, in nats."""
+    return mean(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _LEAST_PROBABILITY)), weights)
+
+
+def mean(values: Floats, weights: Floats) -> Floats:
+    """Weighted mean of `values` [N]."""
+    return ratio(weights @ values, weights.sum(axis=1))
+
+
+def selective_risk(wrong: Bools, certainty: Floats, weights: Floats, coverages: Floats) -> Floats:
+    """Share of wrong answers among the most certain ones that make up each of `coverages`: [R, coverages]."""
+    order = np.argsort(-certainty, kind="stable")
+    answered = np.cumsum(weights[:, order], axis=1)
+    errors = np.cumsum(weights[:, order] * wrong[order], axis=1)
+    wanted = answered[:, -1:] * coverages
+    last = np.stack([np.searchsorted(a, w - 1e-9) for a, w in zip(answered, wanted, strict=True)])
+    last = np.minimum(last, len(order) - 1)
+    return ratio(np.take_along_axis(errors, last, axis=1), np.take_along_axis(answered, last, axis=1))
+
+
+def reliability(stated: Floats, happened: Bools) -> tuple[Floats, Floats, Floats]:
+    """Mean stated probability, share that happened (NaN in empty bins) and number of pictures of the 15 bins."""
+    members = _bin_members(stated)
     counts = members.sum(axis=0)
-    return ratio(confidence @ members, counts), ratio(correct @ members, counts), counts
+    return ratio(stated @ members, counts), ratio(happened @ members, counts), counts
 
 
-def _bin_members(confidence: Floats) -> Floats:
-    """1 where a picture's confidence falls into the bin, [N, bins]."""
-    bins = np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+def _bin_members(stated: Floats) -> Floats:
+    """1 where a picture's probability falls into the bin, [N, bins]."""
+    bins = np.minimum((stated * ECE_BINS).astype(np.int64), ECE_BINS - 1)
     return np.eye(ECE_BINS)[bins]

@@ -96,6 +96,7 @@ class EfficientNetLite(nn.Module):
         for frozen in (self.conv_stem, self.bn0, *self.blocks[:blocks]) if blocks else ():
             frozen.requires_grad_(False)
         for block in self.blocks[:blocks]:
+            assert isinstance(block, _InvertedResidual)
             block.drop_path = 0.0
         for module in self.modules():
             if isinstance(module, _BatchNorm):
@@ -103,15 +104,22 @@ class EfficientNetLite(nn.Module):
 
     def pooled(self, pixels: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [0, 255] -> features [N, 1280, 1, 1]; with `mirror`, the mean of both views."""
-        features = self.feature_map(pixels).mean(dim=(2, 3), keepdim=True)
-        if self.mirror and not self.training:
-            features = (features + self.feature_map(pixels.flip(3)).mean(dim=(2, 3), keepdim=True)) / 2
-        return features
+        if not self.mirror or self.training:
+            return self.feature_map(pixels).mean(dim=(2, 3), keepdim=True)
+        features = self.feature_map(torch.cat([pixels, pixels.flip(3)])).mean(dim=(2, 3), keepdim=True)
+        plain, mirrored = halves(features)
+        return (plain + mirrored) / 2
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [0, 255] -> logits [N, classes]."""
         logits: Tensor = self.fc(self.dropout(self.pooled(pixels).flatten(1)))
         return logits
+
+
+def halves(of_both_views: Tensor) -> tuple[Tensor, Tensor]:
+    """[2N, ...] of pictures and, below them, their mirror images -> [N, ...] of each."""
+    plain, mirrored = of_both_views.reshape(2, -1, *of_both_views.shape[1:]).unbind()
+    return plain, mirrored
 
 
 def pretrained(variant: str, classes: int, dropout: float, drop_path: float) -> EfficientNetLite:
@@ -176,7 +184,7 @@ class _BatchNorm(nn.BatchNorm2d):
 class _SameConv2d(nn.Conv2d):
     """TensorFlow's SAME padding for stride 2 on even sizes: one pixel more right and below than left and above."""
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 torch's name
         before, after = (self.kernel_size[0] - 2) // 2, (self.kernel_size[0] - 1) // 2
         padded = functional.pad(input, (before, after, before, after))
         return functional.conv2d(padded, weight, bias, self.stride, 0, 1, self.groups)
@@ -191,7 +199,9 @@ def _normalised(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     if not norm.training or not isinstance(norm, _BatchNorm):  # an exported network has its norms folded away
         plain: Tensor = norm(conv(x))
         return plain
-    assert isinstance(conv, nn.Conv2d) and norm.running_mean is not None and norm.running_var is not None
+    assert isinstance(conv, nn.Conv2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     weight, bias = conv.weight, None
     if norm.frozen:
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -199,7 +209,8 @@ def _normalised(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     slow = x.device.type == "cpu" and conv.groups > 1 and (conv.kernel_size[0] == 5 or conv.stride[0] == 2)
     with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and not slow):
         y = conv._conv_forward(x.float() if slow else x, weight, bias)
-    return y if norm.frozen else norm(y)
+    normalised: Tensor = y if norm.frozen else norm(y)
+    return normalised
 
 
 def _same_conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:

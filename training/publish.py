@@ -2,31 +2,47 @@
 
 import gzip
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from model_store.contract.golden import GoldenVectors, write_golden
+from model_store.contract.manifest import Calibration, Certainty, InDistribution, Malignancy, Variant, VariantName
 from model_store.contract.preprocessing import Preprocessing
+from model_store.contract.quality import QualityLimits
 from model_store.store import ModelStore, ModelVersion
-from training.calibrate import OperatingPoint
 from training.config import Config
 from training.data import CLASSES
-from training.export import INPUT, OUTPUT
+from training.export import INPUT, OUTPUTS
 from training.provenance import RUN_RECORD, RunRecord
 from training.train import LOG
 
 LICENCE = "CC BY-NC 4.0 (weights, from the data); code Apache-2.0"
-GRAPH_FILE = "model.onnx"
+GRAPH_FILES: dict[VariantName, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 GOLDEN_FILE = "golden.npz"
 CARD_FILE = "MODEL_CARD.md"
 EVALUATION_FILE = "evaluation.json"
+REFERENCE_FILE = "reference.json"
 CONFIG_FILE = "config.toml"
 SPLIT_FILE = "split.csv"
 _RECORDS = (CONFIG_FILE, LOG, RUN_RECORD)
 # Other processors and ONNX Runtime versions add up in another order: differences of some 1e-5 were seen between
-# instruction sets; a wrong graph, resize or channel order is off by far more than this.
-GOLDEN_TOLERANCE = 1e-3
+# instruction sets; a wrong graph, resize or channel order is off by far more than this. In int8 a sum that is rounded
+# the other way moves an activation by a whole step; kernels that saturate (no VNNI) are off by more still.
+GOLDEN_TOLERANCES: dict[VariantName, float] = {"fp32": 1e-3, "int8": 0.03}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The manifest's parts that were chosen on validation."""
+
+    calibration: Calibration
+    malignancy: Malignancy
+    certainty: Certainty
+    in_distribution: InDistribution
+    quality: QualityLimits
 
 
 def publish(
@@ -34,8 +50,9 @@ def publish(
     config: Config,
     record: RunRecord,
     contract: Preprocessing,
-    operating_point: OperatingPoint,
-    files: dict[str, bytes],
+    chosen: Chosen,
+    variants: Mapping[VariantName, Variant],
+    files: Mapping[str, bytes],
 ) -> ModelVersion:
     """Store `files` (see `version_files`) with their manifest as the model's next version. Raises StoreError."""
     fields: dict[str, Any] = {
@@ -43,18 +60,16 @@ def publish(
         "created_at": datetime.now(UTC).replace(microsecond=0),
         "licence": LICENCE,
         "classes": CLASSES,
-        "graph": {"file": GRAPH_FILE, "input": INPUT, "probabilities": OUTPUT},
+        "graph": {"input": INPUT, **{output: output for output in OUTPUTS}},
+        "variants": variants,
         "preprocessing": contract,
-        "calibration": {
-            "temperature": operating_point.calibration.temperature,
-            "prior_share": operating_point.calibration.prior_share,
-            "prior": operating_point.calibration.prior,
-        },
-        "malignancy": {
-            "threshold": operating_point.threshold,
-            "target_sensitivity": config.decision.malignant_sensitivity,
-        },
-        "golden": {"file": GOLDEN_FILE, "tolerance": GOLDEN_TOLERANCE},
+        "calibration": chosen.calibration,
+        "malignancy": chosen.malignancy,
+        "certainty": chosen.certainty,
+        "in_distribution": chosen.in_distribution,
+        "quality": chosen.quality,
+        "reference": {"file": REFERENCE_FILE},
+        "golden": {"file": GOLDEN_FILE, "tolerance": {variant: GOLDEN_TOLERANCES[variant] for variant in variants}},
         "provenance": {
             "commit": record.commit,
             "config_digest": record.config_digest,
@@ -68,20 +83,33 @@ def publish(
 
 
 def version_files(
-    run: Path, start: Path | None, graph: bytes, golden: GoldenVectors, evaluation: dict[str, Any], card: str
+    run: Path,
+    starts: Sequence[Path],
+    graphs: Mapping[VariantName, bytes],
+    golden: GoldenVectors,
+    reference: dict[str, Any],
+    evaluation: dict[str, Any],
+    card: str,
 ) -> dict[str, bytes]:
     """Every file of the version by its name in it; plots, log, split and records come from the run folder.
 
-    `start` is the folder of the run whose weights were trained on: its records are under `start/`.
+    `starts` are the folders of the runs whose weights were trained on, the latest first: the records of the first are
+    under `start/`, those of the one before under `start/start/`, and so on.
     """
-    files = {
-        GRAPH_FILE: graph,
+    files = {GRAPH_FILES[variant]: graph for variant, graph in graphs.items()}
+    files |= {
         GOLDEN_FILE: write_golden(golden),
         CARD_FILE: card.encode(),
-        EVALUATION_FILE: (json.dumps(evaluation, indent=1, allow_nan=False) + "\n").encode(),
+        EVALUATION_FILE: _json(evaluation),
+        REFERENCE_FILE: _json(reference),
         f"{SPLIT_FILE}.gz": gzip.compress((run / SPLIT_FILE).read_bytes(), mtime=0),  # 40,000 ids are over a megabyte
     }
     files |= {name: (run / name).read_bytes() for name in _RECORDS}
-    files |= {f"start/{name}": (start / name).read_bytes() for name in _RECORDS if start}
+    for depth, start in enumerate(starts, start=1):
+        files |= {"start/" * depth + name: (start / name).read_bytes() for name in _RECORDS}
     files |= {f"plots/{plot.name}": plot.read_bytes() for plot in sorted((run / "plots").glob("*.png"))}
     return files
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

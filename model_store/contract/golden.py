@@ -1,44 +1,65 @@
-"""Golden vectors: generated pictures with the tensor and the probabilities they must give, everywhere and always.
+"""Golden vectors: generated pictures with the tensor and the answers they must give, everywhere and always.
 
 The file is a NumPy archive without pickles: `jpeg_0` ... (encoded pictures, uint8 [bytes]), `tensors`
-uint8 [N, H, W, 3], `probabilities` float32 [N, classes].
+uint8 [N, H, W, 3] and, for each variant of the graph, `probabilities_<variant>` float32 [N, classes] and
+`in_distribution_<variant>` float32 [N].
 """
 
 import io
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model_store.contract.manifest import VariantName
 from model_store.contract.preprocessing import Preprocessing, load_rgb, to_input
 
 
 @dataclass(frozen=True)
+class GoldenAnswers:
+    """What one variant answers: `probabilities` float32 [N, classes], `in_distribution` float32 [N]."""
+
+    probabilities: NDArray[np.float32]
+    in_distribution: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class GoldenVectors:
-    """`pictures` are encoded files; row i of `tensors` and `probabilities` belongs to picture i."""
+    """`pictures` are encoded files; row i of `tensors` and of every answer belongs to picture i."""
 
     pictures: tuple[bytes, ...]
     tensors: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
+    answers: dict[VariantName, GoldenAnswers]
 
 
 def write_golden(golden: GoldenVectors) -> bytes:
     """The archive's bytes."""
-    arrays = {f"jpeg_{i}": np.frombuffer(picture, np.uint8) for i, picture in enumerate(golden.pictures)}
+    arrays: dict[str, NDArray[np.generic]] = {"tensors": golden.tensors}
+    arrays |= {f"jpeg_{i}": np.frombuffer(picture, np.uint8) for i, picture in enumerate(golden.pictures)}
+    for variant, answers in golden.answers.items():
+        arrays[f"probabilities_{variant}"] = answers.probabilities
+        arrays[f"in_distribution_{variant}"] = answers.in_distribution
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, tensors=golden.tensors, probabilities=golden.probabilities, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def read_golden(data: bytes) -> GoldenVectors:
     """Raises ValueError (or what NumPy raises for a damaged archive) when the arrays do not belong together."""
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        tensors, probabilities = archive["tensors"], archive["probabilities"]
+        tensors = archive["tensors"]
         pictures = tuple(archive[f"jpeg_{i}"].tobytes() for i in range(len(tensors)))
-    if len(probabilities) != len(tensors) or not len(tensors):
-        raise ValueError("golden vectors: as many probabilities as tensors are needed, and at least one")
-    return GoldenVectors(pictures, tensors, probabilities)
+        answers: dict[VariantName, GoldenAnswers] = {
+            variant: GoldenAnswers(archive[f"probabilities_{variant}"], archive[f"in_distribution_{variant}"])
+            for variant in get_args(VariantName)
+            if f"probabilities_{variant}" in archive
+        }
+    lengths = {len(rows) for a in answers.values() for rows in (a.probabilities, a.in_distribution)}
+    if not len(tensors) or lengths != {len(tensors)}:
+        raise ValueError("golden vectors: as many answers as tensors are needed, and at least one")
+    return GoldenVectors(pictures, tensors, answers)
 
 
 def preprocess_encoded(picture: bytes, contract: Preprocessing) -> NDArray[np.uint8]:

@@ -25,13 +25,49 @@ const PROBLEMS = {
   unknown: ["Something went wrong", "The service answered in a way that this page does not understand.", true],
 };
 
+const SEE_A_DOCTOR = "If the lesion is new, changes, itches, bleeds or worries you, see a doctor.";
+
+const limits = ({ probability, threshold }) => `(${percent(probability, 1)} against ${percent(threshold, 1)})`;
+
+// decision: [title, what it means, given the answer]. None of them may read as "all is well".
+const DECISIONS = {
+  refer: ["See a doctor now", ({ malignancy }) => `The malignancy probability is above the threshold ${limits(malignancy)} at which the model advises a doctor’s examination. The model may be wrong; only an examination can tell.`],
+  low_risk: ["Low risk by the model, but a doctor decides", ({ malignancy }) => `The malignancy probability is below the threshold ${limits(malignancy)} at which the model advises a doctor’s examination. This does not rule out disease. ${SEE_A_DOCTOR}`],
+  abstain: ["The system does not know", ({ reasons }) => `It gives no judgement: ${listed(reasons.map((code) => REASONS[code] ?? plain(code)))}.`],
+};
+
+// why it abstains; what to do about it stands in the answer's warnings
+const REASONS = {
+  not_a_lesion: "it sees no skin lesion here",
+  poor_quality: "the picture is too poor",
+  unfamiliar: "the picture is unlike those that it has learnt from",
+  uncertain: "it is not certain enough",
+};
+
+// score of the answer's `quality`: [label, how it is written]
+const SCORES = {
+  min_side_pixels: ["Shorter side", (pixels) => `${pixels} pixels`],
+  sharpness: ["Sharpness", (value) => `${value.toFixed(2)} (log10 of the Laplacian’s variance)`],
+  brightness: ["Mean brightness", (share) => percent(share)],
+  dark_share: ["Dark pixels", (share) => percent(share)],
+  bright_share: ["Blown-out pixels", (share) => percent(share)],
+  contrast: ["Contrast", (share) => `${percent(share)} (deviation of the brightness)`],
+};
+
+const PNG_DATA = "data:image/png;base64,";
+const ANSWER_PARTS = ["reasons", "diagnoses", "probabilities", "malignancy", "quality", "in_distribution", "model", "warnings", "timing_ms"];
+
 const byId = (id) => document.getElementById(id);
 // phase: empty -> running -> answer or problem
+// look: what the visitor asked the network to show of its work: { code, explanation, problem }, the last two null at first
 const NOTHING = {
-  phase: "empty", picture: null, startedAt: 0, sent: 0, answer: null, roundTripMs: 0, problem: null, retryAt: 0, retried: false,
+  phase: "empty", picture: null, startedAt: 0, sent: 0, answer: null, roundTripMs: 0, problem: null, retryAt: 0, retried: false, look: null,
 };
-let state = { ...NOTHING, models: [], reachable: null, dragging: false };
-let turn = null; // the AbortController of the work under way; whoever no longer holds the turn may not change the state
+// prevalence: malignant share at the site, 0 to 1, null where the visitor gave none; false where what he gave is none
+let state = { ...NOTHING, models: [], reachable: null, dragging: false, opacity: 0.6, prevalence: null };
+// The AbortControllers of the work under way; whoever no longer holds the turn may not change the state.
+let turn = null;
+let lookTurn = null;
 
 function set(change) {
   state = { ...state, ...change };
@@ -44,7 +80,14 @@ function set(change) {
 function takeTurn() {
   turn?.abort();
   turn = new AbortController();
+  takeLookTurn();
   return turn;
+}
+
+function takeLookTurn() {
+  lookTurn?.abort();
+  lookTurn = new AbortController();
+  return lookTurn;
 }
 
 /** `shown` becomes "600 × 450 pixels" once the preview is drawn, and false where the browser cannot draw it. */
@@ -78,9 +121,9 @@ async function giveExample() {
 async function analyse(picture, retried = false) {
   const mine = takeTurn();
   const startedAt = performance.now();
-  set({ ...NOTHING, phase: "running", picture, startedAt, retried });
+  set({ ...NOTHING, phase: "running", picture, startedAt, retried, prevalence: writtenPrevalence() });
   const requestId = newRequestId();
-  const reply = await send(picture.blob, requestId, mine.signal, (sent) => mine === turn && set({ sent }));
+  const reply = await send(picture.blob, requestId, mine.signal, (sent) => mine === turn && set({ sent }), siteQuery());
   if (mine !== turn) return;
   const { answer, problem } = understand(reply, picture.blob, requestId);
   if (problem) return set({ phase: "problem", problem, retryAt: retryTime(reply, problem) });
@@ -88,15 +131,55 @@ async function analyse(picture, retried = false) {
   if (!classesOf(answer)) loadModels(); // another version than the one this page knows has gone live
 }
 
+/** Ask again, with the picture that the page still holds, where the network saw `code`. */
+async function explain(code) {
+  const mine = takeLookTurn();
+  const { picture, answer: shown } = state;
+  set({ look: { code, explanation: null, problem: null } });
+  const requestId = newRequestId();
+  const reply = await send(picture.blob, requestId, mine.signal, () => {}, { explain: code, ...siteQuery() });
+  if (mine !== lookTurn) return;
+  const { answer, problem } = understand(reply, picture.blob, requestId);
+  const explanation = answer?.explanation;
+  const ours = explanation?.class === code && explanation.overlay.startsWith(PNG_DATA) && answer.model.digest === shown.model.digest;
+  set({ look: { code, explanation: ours ? explanation : null, problem: ours ? null : (problem ?? { code: "unknown", requestId }) } });
+}
+
+function stopLooking() {
+  takeLookTurn();
+  set({ look: null });
+}
+
+/** A new prevalence changes the probabilities: an answer that stands on the page is asked for again. */
+function takePrevalence() {
+  const before = siteQuery().prevalence;
+  set({ prevalence: writtenPrevalence() });
+  const answering = state.phase === "answer" || state.phase === "running";
+  if (answering && state.picture && siteQuery().prevalence !== before) analyse(state.picture);
+}
+
+// Read at each analysis too: a picture may be pasted while the field is still being written in.
+const writtenPrevalence = () => readPercent(byId("prevalence").value);
+
+/** "4", "4,5" or "4.5 %" as a share; null for nothing, false for what is no percentage between 0 and 100. */
+function readPercent(text) {
+  const number = text.replace("%", "").replace(",", ".").trim();
+  if (!number) return null;
+  const share = Number((Number(number) / 100).toPrecision(6));
+  return share > 0 && share < 1 ? share : false;
+}
+
+const siteQuery = () => (state.prevalence ? { prevalence: state.prevalence } : {});
+
 /** Made here, not left to the service, so that even a request that got lost has a number to report. */
 const newRequestId = () => // not randomUUID: a page over plain http in a hospital's network has none
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** POST the bare image. Not a form: a form carries the file's name, and that may be a patient's. */
-function send(blob, requestId, signal, onSent) {
+function send(blob, requestId, signal, onSent, query) {
   return new Promise((resolve) => {
     const request = new XMLHttpRequest(); // fetch cannot tell how much has been sent
-    request.open("POST", "v1/predictions");
+    request.open("POST", ["v1/predictions", String(new URLSearchParams(query))].filter(Boolean).join("?"));
     request.timeout = NO_ANSWER_AFTER_MS;
     request.setRequestHeader("Accept", "application/json, application/problem+json");
     request.setRequestHeader("Content-Type", blob.type.startsWith("image/") ? blob.type : "application/octet-stream");
@@ -124,8 +207,8 @@ function understand(reply, blob, requestId) {
     return { problem: { code: reply.failure, hint, requestId } };
   }
   const body = parse(reply.text);
-  const whole = ["diagnoses", "probabilities", "malignancy", "model", "warnings", "timing_ms"].every((part) => body?.[part]);
-  if (reply.status === 200 && whole) return { answer: body };
+  const whole = ANSWER_PARTS.every((part) => body?.[part]) && Object.hasOwn(DECISIONS, body.decision);
+  if (reply.status === 200 && whole && (abstains(body) || body.diagnoses.length === 2)) return { answer: body };
   const fromProxy = [502, 503, 504].includes(reply.status) && !body?.code; // something before the service speaks for it
   const code = Object.hasOwn(PROBLEMS, body?.code) ? body.code : fromProxy ? "unreachable" : "unknown";
   const hint = typeof body?.detail === "string" ? `The service says: ${body.detail}` : "";
@@ -193,24 +276,34 @@ function percent(probability, digits = probability < 0.1 ? 1 : 0) {
 
 const formatBytes = (bytes) => (bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 const formatMs = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(2)} s`);
+const modelText = ({ name, version, variant }) => `${name}, version ${version}, ${variant}`;
 const tagText = (malignant) => (malignant ? "Counts as malignant" : "Counts as benign");
 
 function statusText() {
   if (state.phase === "running") return "The picture is being analysed.";
   if (state.phase === "problem") return PROBLEMS[state.problem.code].slice(0, 2).join(". ");
   if (state.phase !== "answer") return "";
-  const { diagnoses, malignancy, warnings } = state.answer;
-  const [first, second] = diagnoses.map(({ name, probability }) => `${name}, ${percent(probability)}`);
-  const likely = `Preliminary result. Most probable: ${first}. Then: ${second}.`;
-  return [likely, verdict(malignancy), advice(malignancy), ...warnings].join(" ");
+  const [title, text] = DECISIONS[state.answer.decision];
+  const told = [`Preliminary result. ${title}.`, text(state.answer), afterword(state.answer), ...state.answer.warnings];
+  return [...told, abstains(state.answer) ? "" : leadersText(state.answer)].filter(Boolean).join(" ");
 }
 
-const verdict = ({ above_threshold: above }) =>
-  `${above ? "Above" : "Below"} the threshold at which the model advises a doctor’s examination.`;
-const advice = ({ above_threshold: above }) =>
-  above
-    ? "Please have a doctor examine this lesion. The model may be wrong; only an examination can tell."
-    : "This does not rule out disease. If the lesion is new, changes, itches, bleeds or worries you, see a doctor.";
+function leadersText({ diagnoses }) {
+  const [first, second] = diagnoses.map(({ name, probability }) => `${name}, ${percent(probability)}`);
+  return `Most probable: ${first}. Then: ${second}.`;
+}
+
+const abstains = ({ decision }) => decision === "abstain";
+const afterword = (answer) => (abstains(answer) ? SEE_A_DOCTOR : "");
+const plain = (code) => code.replaceAll("_", " ");
+
+function checkText({ quality, in_distribution: familiar, reasons }) {
+  const likeness = !familiar.accepted ? "no lesion recognised" : reasons.includes("unfamiliar") ? "unfamiliar" : "lesion recognised";
+  return `${quality.accepted ? "quality sufficient" : listed(quality.problems.map(plain))}, ${likeness}`;
+}
+
+/** "a", "a and b", "a, b and c". */
+const listed = (words) => (words.length < 2 ? words.join() : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`);
 
 // ---------------------------------------------------------------- how it is shown
 
@@ -226,7 +319,9 @@ function render() {
   renderProgress();
   if (state.models !== before.models || state.reachable !== before.reachable) renderService();
   if (state.problem && state.problem !== before.problem) renderProblem();
-  if (state.answer && (state.answer !== before.answer || state.models !== before.models)) renderAnswer();
+  if (state.answer && (state.answer !== before.answer || state.models !== before.models)) renderAnswer(before.answer);
+  renderLook(before.look);
+  renderSite();
   if (state.phase !== before.phase) arrive(focused);
   renderClock();
 }
@@ -285,24 +380,100 @@ function renderProblem() {
   setText("problem-id", requestId ? `Request number ${requestId}` : "");
 }
 
-function renderAnswer() {
+function renderAnswer(before) {
   const { answer, roundTripMs } = state;
-  const { malignancy, model } = answer;
-  fill("warnings", answer.warnings, (warning) => element("li", warning));
-  fill("leaders", answer.diagnoses, (each) => row("leader-row", each, { ".name": each.name }));
+  const { diagnoses, model } = answer;
+  renderDecision(answer);
+  byId("most-probable").hidden = !diagnoses.length;
+  fill("leaders", diagnoses, (each) => row("leader-row", each, { ".name": each.name }));
+  byId("malignancy").hidden = !diagnoses.length;
+  renderMalignancy(answer.malignancy);
   fill("classes", rankedClasses(answer), (each) => row("class-row", each, { ".name": each.name, ".description": each.description }));
-  byId("malignancy").dataset.above = malignancy.above_threshold;
-  byId("malignancy").style.setProperty("--threshold", malignancy.threshold);
-  byId("malignancy-bar").style.setProperty("--value", malignancy.probability);
-  setText("verdict", verdict(malignancy));
-  setText("advice", advice(malignancy));
-  setText("malignancy-probability", percent(malignancy.probability, 1));
-  setText("malignancy-threshold", percent(malignancy.threshold, 1));
-  setText("made-model", `${model.name}, version ${model.version}`);
+  fill("look-class", rankedClasses(answer), ({ code, name }) => new Option(name, code));
+  renderFolds(answer, answer !== before);
+  setText("made-model", modelText(model));
   setText("made-digest", model.digest.replace("sha256:", "").slice(0, 12));
   byId("made-digest").title = model.digest;
   setText("made-time", `${formatMs(answer.timing_ms.total)} in the service, ${formatMs(roundTripMs)} in all`);
   setText("made-request", answer.request_id);
+}
+
+function renderDecision(answer) {
+  const [title, text] = DECISIONS[answer.decision];
+  byId("decision").dataset.decision = answer.decision;
+  setText("decision-title", title);
+  setText("decision-text", text(answer));
+  // Where the system abstains the warnings are its reasons; elsewhere they are beside the point that it makes.
+  fill("reasons", abstains(answer) ? answer.warnings : [], (reason) => element("li", reason));
+  fill("warnings", abstains(answer) ? [] : answer.warnings, (warning) => element("li", warning));
+  setText("decision-afterword", afterword(answer));
+}
+
+function renderMalignancy(malignancy) {
+  const { probability, threshold, prevalence, positive_predictive_value: ppv, negative_predictive_value: npv } = malignancy;
+  byId("malignancy").style.setProperty("--threshold", threshold);
+  byId("malignancy-bar").style.setProperty("--value", probability);
+  setText("malignancy-probability", percent(probability, 1));
+  setText("malignancy-threshold", percent(threshold, 1));
+  const known = [prevalence, ppv, npv].every(Number.isFinite);
+  byId("predictive").hidden = !known;
+  if (!known) return;
+  setText("predictive-title", `Where ${percent(prevalence, 1)} of the lesions are malignant`);
+  setText("ppv", percent(ppv, 1));
+  setText("npv", percent(npv, 1));
+  setText("ppv-meaning", `Of 1000 lesions that the model refers, about ${Math.round(1000 * ppv)} are malignant.`);
+  const missed = Math.round(1000 * (1 - npv));
+  setText("npv-meaning", `Of 1000 that it does not refer, ${missed < 1 ? "fewer than 1 is" : `about ${missed} are`} malignant all the same.`);
+}
+
+/** Where the system abstains, the network's numbers are not the result: they stand behind a fold that begins closed. */
+function renderFolds(answer, fresh) {
+  const { diagnoses, quality, in_distribution: familiar } = answer;
+  byId("behind").hidden = !abstains(answer);
+  byId(abstains(answer) ? "behind" : "in-front").append(byId("numbers"));
+  if (fresh) byId("behind").open = false;
+  setText("behind-summary", diagnoses.length ? "What the network computed, not to be relied on" : "The network’s numbers, which mean nothing where there is no lesion");
+  setText("check-summary", checkText(answer));
+  const scores = Object.entries(SCORES).map(([code, [label, written]]) => [label, written(quality.scores[code])]);
+  scores.push(["Likeness to lesions", `${familiar.score.toFixed(2)} of 1 (no lesion below ${familiar.threshold.toFixed(2)})`]);
+  fill("check-scores", scores, ([label, value]) => {
+    const pair = document.createElement("div");
+    pair.append(element("dt", label), element("dd", value));
+    return pair;
+  });
+}
+
+function renderLook(before) {
+  const { look, answer, picture, opacity } = state;
+  const visible = state.phase === "answer" && answer.diagnoses.length > 0 && picture?.shown !== false;
+  byId("look").hidden = !visible;
+  if (!visible || (before && !look)) byId("look").open = false;
+  byId("overlay").hidden = !visible || !look?.explanation;
+  byId("overlay").style.opacity = opacity;
+  byId("look-opacity").value = Math.round(opacity * 100);
+  byId("look-opacity").disabled = !look?.explanation;
+  setText("look-strength", percent(opacity, 0));
+  if (!look) return byId("overlay").removeAttribute("src");
+  const name = rankedClasses(answer).find(({ code }) => code === look.code).name;
+  byId("look-class").value = look.code;
+  if (look !== before && look.explanation) byId("overlay").src = look.explanation.overlay;
+  byId("overlay").alt = `Overlay: what spoke for ${name}`;
+  byId("look-again").hidden = !look.problem;
+  setText("look-note", look.explanation?.note ?? "");
+  setText("look-status", lookText(look, name));
+}
+
+function lookText({ explanation, problem }, name) {
+  if (problem) return `${PROBLEMS[problem.code].slice(0, 2).join(". ")} Request number ${problem.requestId}.`;
+  return explanation ? `Shown: what spoke for ${name}.` : "Asking the network …";
+}
+
+function renderSite() {
+  const { prevalence } = state;
+  const wrong = prevalence === false;
+  byId("prevalence").ariaInvalid = String(wrong);
+  setText("prevalence-fault", wrong ? "Please give a number above 0 and below 100. Until then, none is used." : "");
+  setText("site-value", prevalence ? `${percent(prevalence, 1)}` : "(optional)");
 }
 
 /** All classes, most probable first. Names and descriptions are the model's own; the page knows none by heart. */
@@ -329,7 +500,7 @@ function renderService() {
   const model = serving();
   byId("service").dataset.state = model ? "ready" : "away";
   const absent = state.reachable ? "No model is ready" : "The service does not answer";
-  setText("service", model ? `Model ${model.name}, version ${model.version}` : absent);
+  setText("service", model ? `Model ${modelText({ ...model, variant: model.serving_variant })}` : absent);
   setText("class-names", model ? `: ${(model.classes ?? []).map(({ name }) => name).join("; ")}.` : ".");
 }
 
@@ -365,6 +536,14 @@ byId("example").addEventListener("click", giveExample);
 byId("clear").addEventListener("click", clear);
 byId("cancel").addEventListener("click", cancel);
 byId("again").addEventListener("click", tryAgain);
+byId("look").addEventListener("toggle", ({ target }) => {
+  if (target.open && !state.look && state.answer) explain(state.answer.diagnoses[0].code);
+  if (!target.open && state.look) stopLooking();
+});
+byId("look-class").addEventListener("change", ({ target }) => explain(target.value));
+byId("look-again").addEventListener("click", () => explain(state.look.code));
+byId("look-opacity").addEventListener("input", ({ target }) => set({ opacity: target.value / 100 }));
+byId("prevalence").addEventListener("change", takePrevalence);
 
 byId("preview").addEventListener("load", ({ target }) => previewDone(`${target.naturalWidth} × ${target.naturalHeight} pixels`));
 byId("preview").addEventListener("error", () => previewDone(false));

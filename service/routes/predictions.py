@@ -4,15 +4,18 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 
 from service.errors import ClientGoneError
+from service.options import Options
 from service.problems import problem_responses
 from service.schemas import Prediction
-from service.upload import FIELD, MULTIPART, declared_bytes, read_picture
+from service.upload import FIELD, MULTIPART, Upload, declared_bytes, read_upload
 
 router = APIRouter()
 
+_EXPLAIN = "class code, or `first` for the most probable: adds a picture of where the network found what speaks for it"
+_PREVALENCE = "share of malignant lesions where the picture was taken: probabilities are shown for it"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {
     "required": True,
@@ -21,7 +24,11 @@ _BODY = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
-                "properties": {FIELD: {"type": "string", "format": "binary"}},
+                "properties": {
+                    FIELD: {"type": "string", "format": "binary"},
+                    "explain": {"type": "string", "description": _EXPLAIN},
+                    "prevalence": {"type": "number", "description": _PREVALENCE},
+                },
             }
         },
         **{f"image/{kind}": _BINARY for kind in ("jpeg", "png", "webp", "tiff", "bmp")},
@@ -41,8 +48,10 @@ async def predict(
         float | None,
         Header(gt=0, description="lowers the deadline for this request: an answer within this, or an error"),
     ] = None,
+    explain: Annotated[str | None, Query(description=_EXPLAIN)] = None,
+    prevalence: Annotated[float | None, Query(gt=0, lt=1, description=_PREVALENCE)] = None,
 ) -> Prediction:
-    """The two most probable of seven diagnoses, all probabilities, and the probability of malignancy.
+    """The two most probable of seven diagnoses, all probabilities, the probability of malignancy, and a decision.
 
     The picture is analysed in memory and forgotten. The answer is preliminary until a doctor decides.
     """
@@ -50,13 +59,14 @@ async def predict(
     deadline = min(settings.deadline_seconds, x_timeout_seconds or settings.deadline_seconds)
     declared = declared_bytes(request, settings.body_limit_bytes)
 
-    async def receive() -> bytes:
-        body = await read_picture(request, settings.body_limit_bytes, settings.receive_timeout_seconds)
+    async def receive() -> Upload:
+        upload = await read_upload(request, settings.body_limit_bytes, settings.receive_timeout_seconds)
         received.set()
-        return body
+        return upload
 
     received = asyncio.Event()
-    work = services.predictor.predict(request.state.request_id, receive, declared, deadline)
+    asked = Options(explain, prevalence)
+    work = services.predictor.predict(request.state.request_id, receive, declared, deadline, asked)
     return await _unless_gone(request, received, work)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model_store.contract.golden import GoldenVectors, preprocess_encoded, read_golden, write_golden
+from model_store.contract.golden import GoldenAnswers, GoldenVectors, preprocess_encoded, read_golden, write_golden
 from model_store.contract.manifest import Manifest
 from model_store.contract.preprocessing import Preprocessing, to_input
 from model_store.store import PRODUCTION, SHIPPED, ModelStore
@@ -50,13 +50,27 @@ def test_padding_adds_black_bars() -> None:
     assert (tensor[17:47] == 255).all()
 
 
-def test_golden_vectors_survive_their_archive() -> None:
-    """What is written is read."""
+def golden(answers: GoldenAnswers) -> bytes:
     picture = encoded(lesion_picture(80, 60))
     tensors = preprocess_encoded(picture, contract("squash"))[None]
-    read = read_golden(write_golden(GoldenVectors((picture,), tensors, np.array([[0.25, 0.75]], np.float32))))
-    assert read.pictures == (picture,)
-    assert np.array_equal(read.tensors, tensors)
+    return write_golden(GoldenVectors((picture,), tensors, {"fp32": answers}))
+
+
+def test_golden_vectors_survive_their_archive() -> None:
+    """What is written is read, for the variants that there are."""
+    answers = GoldenAnswers(np.array([[0.25, 0.75]], np.float32), np.array([0.9], np.float32))
+    read = read_golden(golden(answers))
+    assert np.array_equal(read.tensors[0], preprocess_encoded(read.pictures[0], contract("squash")))
+    assert list(read.answers) == ["fp32"]
+    assert np.array_equal(read.answers["fp32"].probabilities, answers.probabilities)
+    assert np.array_equal(read.answers["fp32"].in_distribution, answers.in_distribution)
+
+
+def test_golden_answers_belong_to_their_pictures() -> None:
+    """Another number of answers than of pictures is an error, not a comparison of some of them."""
+    two = np.array([[0.25, 0.75]] * 2, np.float32)
+    with pytest.raises(ValueError, match="as many answers as tensors"):
+        read_golden(golden(GoldenAnswers(two, np.array([0.9], np.float32))))
 
 
 def test_the_shipped_golden_pictures_are_generated_and_varied() -> None:

@@ -1,11 +1,15 @@
 """A real browser before the real service."""
 
+import functools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.e2e.pictures import lesions, spoilt
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET_CHROMIUM = (
@@ -16,7 +20,7 @@ QUIET_CHROMIUM = (
     "--disable-sync",
     "--no-first-run",
 )
-PATIENCE_MS = 15_000  # a machine that also trains is slow
+PATIENCE_MS = 30_000  # a machine that also trains is slow
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -58,3 +62,22 @@ def page(context: BrowserContext, service_url: str) -> Page:
     opened.goto(service_url)
     expect(opened.locator("#service")).to_contain_text("version")
     return opened
+
+
+LesionJudged = Callable[[str], bytes]
+
+
+@pytest.fixture(scope="session")
+def lesion_judged(service_url: str) -> LesionJudged:
+    """Finds a drawn picture of a lesion on which the service decides as named, whatever model it serves."""
+
+    @functools.cache
+    def find(decision: str) -> bytes:
+        with httpx.Client(base_url=service_url, timeout=30) as client:
+            for content in (*lesions(), spoilt("blurred")):
+                answer = client.post("/v1/predictions", content=content).raise_for_status().json()
+                if answer["decision"] == decision and answer["diagnoses"]:
+                    return content
+        pytest.fail(f"the service judges none of the drawn lesions {decision}")
+
+    return find

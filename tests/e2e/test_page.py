@@ -8,6 +8,7 @@ import base64
 import binascii
 import contextlib
 import io
+import itertools
 import json
 import re
 import struct
@@ -18,10 +19,11 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, Error, JSHandle, Page, Route, expect
 
 from service.errors import ERRORS
+from tests.e2e.conftest import LesionJudged
+from tests.e2e.pictures import EXAMPLE, no_lesion, spoilt
 
-PAGE_FILES = Path(__file__).parents[2] / "service" / "page"
-EXAMPLE, SCRIPT = PAGE_FILES / "example.jpg", PAGE_FILES / "app.js"
-PREDICTIONS = "**/v1/predictions"
+SCRIPT = Path(__file__).parents[2] / "service" / "page" / "app.js"
+PREDICTIONS = re.compile("/v1/predictions")  # with or without a query
 PHONES = [{"viewport": {"width": width, "height": 780}, "is_mobile": True, "has_touch": True} for width in (320, 390)]
 
 # Every visible element that holds text of its own, as [text, contrast ratio to the nearest opaque ground below it].
@@ -83,11 +85,25 @@ def refuse(page: Page, status: int, code: str, times: int = 1, **more: str) -> N
     page.route(PREDICTIONS, lambda route: route.fulfill(status=status, headers=headers, json=body), times=times)
 
 
-def expect_result(page: Page) -> None:
-    """Wait for a complete result."""
+def expect_result(page: Page, decision: str = "") -> None:
+    """Wait for a complete result, with this decision where one is named."""
     expect(page.locator("#view-answer")).to_be_visible()
-    expect(page.locator("#leaders > li")).to_have_count(2)
+    expect(page.locator("#decision-title")).to_be_visible()
     expect(page.locator("#classes > li")).to_have_count(7)
+    if decision:
+        expect(page.locator("#decision")).to_have_attribute("data-decision", decision)
+
+
+def open_every_fold(page: Page) -> None:
+    """Open every fold that can be seen but the overlay's, which asks the service."""
+    for fold in page.locator("details:visible:not([open]):not(#look) > summary").all()[::-1]:  # opened ones drop out
+        fold.click()
+
+
+def show_where_the_network_looked(page: Page) -> None:
+    """Open the overlay's controls and wait for the overlay."""
+    page.get_by_text("Show where the network looked").click()
+    expect(page.locator("#overlay")).to_be_visible()
 
 
 def expect_problem(page: Page, title: str) -> None:
@@ -97,8 +113,8 @@ def expect_problem(page: Page, title: str) -> None:
 
 
 def is_too_wide(page: Page) -> bool:
-    """Return whether the page can be scrolled sideways."""
-    return page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    """Return whether the page can be scrolled sideways; a phone's innerWidth grows with what sticks out."""
+    return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
 
 
 # ---------------------------------------------------------------- giving a picture
@@ -108,22 +124,27 @@ def test_example_gives_two_diagnoses_and_all_seven(page: Page) -> None:
     """The example picture gives two diagnoses, all seven classes with descriptions, and the preliminary label."""
     page.get_by_role("button", name="Example picture").click()
     expect_result(page)
+    expect(page.locator("#leaders > li")).to_have_count(2)
+    expect(page.locator("#classes > li").first).to_be_visible()  # no abstention folds them away
     expect(page.get_by_text("Preliminary result of an algorithm, not a diagnosis")).to_be_visible()
     assert all(page.locator("#classes .description").all_text_contents())
 
 
 def test_page_shows_what_the_service_answered(page: Page) -> None:
-    """Names, order, malignancy sentence, model and request number on the page are those of the service's answer."""
+    """Names, order, threshold, scores, model with its variant and request number are those of the service's answer."""
     with page.expect_response(PREDICTIONS) as response:
-        page.get_by_role("button", name="Example picture").click()
+        choose(page, EXAMPLE.read_bytes())
     answer = response.value.json()
-    expect_result(page)
+    expect_result(page, answer["decision"])
     assert page.locator("#leaders .name").all_text_contents() == [each["name"] for each in answer["diagnoses"]]
-    above = answer["malignancy"]["above_threshold"]
-    expect(page.locator("#verdict")).to_contain_text("Above the threshold" if above else "Below the threshold")
-    expect(page.locator("#advice")).to_contain_text("have a doctor examine" if above else "does not rule out disease")
     expect(page.locator("#malignancy-threshold")).to_have_text(f"{100 * answer['malignancy']['threshold']:.1f}%")
-    expect(page.locator("#made-model")).to_have_text(f"{answer['model']['name']}, version {answer['model']['version']}")
+    page.get_by_text("Picture check").click()
+    shown = page.locator("#check-scores").text_content() or ""
+    assert f"{answer['quality']['scores']['min_side_pixels']} pixels" in shown
+    assert f"{answer['in_distribution']['score']:.2f} of 1" in shown
+    model = answer["model"]
+    expect(page.locator("#made-model")).to_have_text(f"{model['name']}, version {model['version']}, {model['variant']}")
+    expect(page.locator("#service")).to_have_text("Model " + (page.locator("#made-model").text_content() or ""))
     expect(page.locator("#made-request")).to_have_text(answer["request_id"])
 
 
@@ -169,6 +190,206 @@ def test_clear_forgets_the_picture(page: Page) -> None:
     expect(page.locator("#preview")).to_be_hidden()
     expect(page.locator("#view-empty")).to_be_visible()
     expect(page.get_by_role("button", name="Choose a picture")).to_be_focused()
+
+
+# ---------------------------------------------------------------- what is decided
+
+
+def test_suspicion_is_referred(page: Page, lesion_judged: LesionJudged) -> None:
+    """Above the threshold the page says to see a doctor now, with the probability and the threshold."""
+    choose(page, lesion_judged("refer"))
+    expect_result(page, "refer")
+    expect(page.locator("#decision-title")).to_have_text("See a doctor now")
+    expect(page.locator("#decision-text")).to_contain_text("is above the threshold")
+    expect(page.locator("#decision-text")).to_contain_text(
+        page.locator("#malignancy-probability").text_content() or "?"
+    )
+    expect(page.locator("#leaders > li").first).to_be_visible()
+    expect(page.locator("#behind")).to_be_hidden()
+
+
+def test_low_risk_is_no_all_clear(page: Page, lesion_judged: LesionJudged) -> None:
+    """Below the threshold the page still leaves the decision to a doctor, and nowhere calls the lesion healthy."""
+    choose(page, lesion_judged("low_risk"))
+    expect_result(page, "low_risk")
+    expect(page.locator("#decision-title")).to_contain_text("a doctor decides")
+    expect(page.locator("#decision-text")).to_contain_text("does not rule out disease")
+    assert not re.search("healthy|all clear|safe", page.locator("#view-answer").inner_text(), re.IGNORECASE)
+
+
+@pytest.mark.parametrize(("spoil", "fault"), [("blurred", "blurred"), ("black", "too dark"), ("bright", "overexposed")])
+def test_poor_picture_is_not_judged(page: Page, spoil: str, fault: str) -> None:
+    """A blurred, a black and a blown-out picture are not judged; it is said in plain words what is wrong."""
+    choose(page, spoilt(spoil))
+    expect_result(page, "abstain")
+    expect(page.locator("#decision-title")).to_have_text("The system does not know")
+    expect(page.locator("#decision-text")).to_contain_text("the picture is too poor")
+    expect(page.locator("#reasons")).to_contain_text(f"The picture is {fault}")
+    expect(page.locator("#check-summary")).to_contain_text(fault)
+    expect(page.locator("#numbers")).to_be_hidden()
+
+
+def test_abstention_folds_the_numbers_away(page: Page, lesion_judged: LesionJudged) -> None:
+    """Where the system abstains the numbers stand behind a fold: closed at first, labelled as not to be relied on."""
+    choose(page, lesion_judged("abstain"))
+    expect_result(page, "abstain")
+    expect(page.locator("#leaders > li")).to_have_count(2)
+    expect(page.locator("#numbers")).to_be_hidden()
+    page.get_by_text("What the network computed, not to be relied on").click()
+    expect(page.locator("#leaders > li").first).to_be_visible()
+    choose(page, lesion_judged("low_risk"))
+    expect_result(page, "low_risk")
+    expect(page.locator("#in-front #numbers")).to_be_visible()
+
+
+@pytest.mark.parametrize("kind", ["noise", "landscape"])
+def test_no_lesion_gets_no_diagnosis(page: Page, kind: str) -> None:
+    """A picture that is no lesion gets no diagnosis, no malignancy and no overlay; bare numbers stand behind a fold."""
+    choose(page, no_lesion(kind))
+    expect_result(page, "abstain")
+    expect(page.locator("#decision-text")).to_contain_text("it sees no skin lesion here")
+    expect(page.locator("#look")).to_be_hidden()
+    page.get_by_text("which mean nothing where there is no lesion").click()
+    expect(page.locator("#classes > li").first).to_be_visible()
+    expect(page.locator("#most-probable")).to_be_hidden()
+    expect(page.locator("#malignancy")).to_be_hidden()
+
+
+def test_unknown_decision_is_no_answer(page: Page) -> None:
+    """A decision that the page does not know is shown as a failure, never as a result."""
+
+    def reword(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"decision": "all_clear"})
+
+    page.route(PREDICTIONS, reword, times=1)
+    choose(page, picture())
+    expect_problem(page, "Something went wrong")
+
+
+# ---------------------------------------------------------------- where the network looked
+
+
+def test_overlay_lies_on_the_picture(page: Page) -> None:
+    """The overlay of the first diagnosis covers exactly the picture's own place, and is labelled as no evidence."""
+    choose(page, EXAMPLE.read_bytes())
+    expect_result(page)
+    show_where_the_network_looked(page)
+    first = page.locator("#leaders .name").first.text_content() or "?"
+    expect(page.locator("#look-class option:checked")).to_have_text(first)
+    expect(page.get_by_role("img", name=f"Overlay: what spoke for {first}")).to_be_visible()
+    assert page.locator("#overlay").bounding_box() == page.locator("#preview").bounding_box()
+    sides = "([o, p]) => [o.naturalWidth / o.naturalHeight, p.naturalWidth / p.naturalHeight]"
+    overlay, preview = page.evaluate(sides, [page.locator(name).element_handle() for name in ("#overlay", "#preview")])
+    assert overlay == pytest.approx(preview, rel=0.01)
+    expect(page.locator("#look-note")).to_contain_text("no evidence")
+
+
+def test_slider_changes_the_overlays_opacity(page: Page) -> None:
+    """The arrow keys on the slider change how much of the overlay is seen, down to nothing."""
+    choose(page, EXAMPLE.read_bytes())
+    expect_result(page)
+    show_where_the_network_looked(page)
+    slider = page.get_by_role("slider", name="Overlay")
+    slider.press("ArrowRight")
+    expect(page.locator("#overlay")).to_have_css("opacity", "0.65")
+    expect(page.locator("#look-strength")).to_have_text("65%")
+    slider.press("Home")
+    expect(page.locator("#overlay")).to_have_css("opacity", "0")
+
+
+def test_class_selector_asks_again(page: Page) -> None:
+    """Another class is asked for anew, with the picture that the page still holds, and gives another overlay."""
+    with page.expect_response(PREDICTIONS) as first:
+        choose(page, EXAMPLE.read_bytes())
+    expect_result(page)
+    show_where_the_network_looked(page)
+    before = page.locator("#overlay").get_attribute("src") or ""
+    selector = page.get_by_role("combobox", name="What spoke for")
+    code = selector.locator("option").nth(1).get_attribute("value") or "?"
+    with page.expect_response(PREDICTIONS) as second:
+        selector.select_option(code)
+    assert second.value.url.endswith(f"?explain={code}")
+    assert second.value.json()["probabilities"] == pytest.approx(first.value.json()["probabilities"])
+    expect(page.locator("#overlay")).not_to_have_attribute("src", before)
+    expect(page.locator("#leaders > li")).to_have_count(2)  # the result itself stays
+
+
+def test_failed_overlay_leaves_the_result(page: Page) -> None:
+    """An overlay that cannot be had is explained beside the picture, can be tried again, and costs no result."""
+    choose(page, EXAMPLE.read_bytes())
+    expect_result(page)
+    refuse(page, 503, "overloaded")
+    page.get_by_text("Show where the network looked").click()
+    expect(page.locator("#look-status")).to_contain_text("The service is busy")
+    expect(page.locator("#look-status")).to_contain_text("r-123")
+    expect(page.locator("#view-answer")).to_be_visible()
+    page.locator("#look-again").click()
+    expect(page.locator("#overlay")).to_be_visible()
+
+
+def test_overlay_goes_with_its_picture(page: Page) -> None:
+    """Closing the controls, and another picture, take the overlay away."""
+    choose(page, EXAMPLE.read_bytes())
+    expect_result(page)
+    show_where_the_network_looked(page)
+    page.get_by_text("Show where the network looked").click()
+    expect(page.locator("#overlay")).to_be_hidden()
+    show_where_the_network_looked(page)
+    choose(page, picture())
+    expect_result(page)
+    expect(page.locator("#overlay")).to_be_hidden()
+    assert page.locator("#overlay").get_attribute("src") is None
+
+
+# ---------------------------------------------------------------- the site's prevalence
+
+
+def test_prevalence_gives_predictive_values(page: Page) -> None:
+    """A prevalence in percent, in either notation, is sent as a share; the answer's predictive values are shown."""
+    expect(page.locator("#predictive")).to_be_hidden()
+    page.get_by_text("Prevalence at your site").click()
+    page.get_by_role("textbox", name="Malignant, of 100 lesions examined").fill("4,5")
+    with page.expect_response(PREDICTIONS) as response:
+        choose(page, EXAMPLE.read_bytes())
+    assert response.value.url.endswith("?prevalence=0.045")
+    malignancy = response.value.json()["malignancy"]
+    expect_result(page)
+    expect(page.locator("#predictive-title")).to_contain_text("4.5%")
+    expect(page.locator("#ppv")).to_have_text(f"{100 * malignancy['positive_predictive_value']:.1f}%")
+    expect(page.locator("#npv")).to_have_text(f"{100 * malignancy['negative_predictive_value']:.1f}%")
+
+
+def test_new_prevalence_asks_again(page: Page) -> None:
+    """A prevalence given after the answer renews it; the decision stays; emptying the field takes the values away."""
+    choose(page, EXAMPLE.read_bytes())
+    expect_result(page)
+    before = page.locator("#malignancy-probability").text_content() or "?"
+    page.get_by_text("Prevalence at your site").click()
+    field = page.get_by_role("textbox", name="Malignant, of 100 lesions examined")
+    field.fill("1")
+    field.press("Enter")
+    expect(page.locator("#predictive")).to_be_visible()
+    expect_result(page)
+    expect(page.locator("#malignancy-probability")).not_to_have_text(before)
+    expect(field).to_be_focused()
+    field.fill("")
+    field.press("Enter")
+    expect(page.locator("#malignancy-probability")).to_have_text(before)
+    expect(page.locator("#predictive")).to_be_hidden()
+
+
+@pytest.mark.parametrize("nonsense", ["0", "100", "-3", "many"])
+def test_wrong_prevalence_is_not_sent(page: Page, nonsense: str) -> None:
+    """What is no percentage between 0 and 100 is explained at the field and not sent."""
+    page.get_by_text("Prevalence at your site").click()
+    field = page.get_by_role("textbox", name="Malignant, of 100 lesions examined")
+    field.fill(nonsense)
+    with page.expect_request(PREDICTIONS) as request:
+        choose(page, picture())
+    assert "?" not in request.value.url
+    expect(page.get_by_role("alert")).to_contain_text("above 0 and below 100")
+    expect(field).to_have_attribute("aria-invalid", "true")
 
 
 # ---------------------------------------------------------------- when it goes wrong
@@ -301,12 +522,15 @@ def test_newer_picture_wins(page: Page) -> None:
 
 
 @pytest.mark.parametrize("context_options", PHONES, ids=["320", "390"])
-def test_phone_never_scrolls_sideways(page: Page) -> None:
-    """On a narrow phone nothing sticks out, before the result, with it, and with an error."""
+def test_phone_never_scrolls_sideways(page: Page, lesion_judged: LesionJudged) -> None:
+    """On a narrow phone nothing sticks out: before the result, with it and all its folds open, and with an error."""
     assert not is_too_wide(page)
-    page.get_by_role("button", name="Example picture").click()
-    expect_result(page)
-    assert not is_too_wide(page)
+    for content in (lesion_judged("refer"), lesion_judged("abstain")):
+        choose(page, content)
+        expect_result(page)
+        show_where_the_network_looked(page)
+        open_every_fold(page)
+        assert not is_too_wide(page)
     choose(page, b"no picture", name="lesion.jpg", media_type="image/jpeg")
     expect(page.locator("#view-problem")).to_be_visible()
     assert not is_too_wide(page)
@@ -323,15 +547,52 @@ def test_result_comes_into_view_on_a_phone(page: Page) -> None:
 @pytest.mark.parametrize(
     "context_options", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["light", "dark"]
 )
-def test_text_is_readable(page: Page, context_options: dict[str, str]) -> None:
-    """Light and dark each have their own ground, and every text on it keeps the contrast of WCAG AA, 4.5 to 1."""
-    page.get_by_role("button", name="Example picture").click()
-    expect_result(page)
+@pytest.mark.parametrize("decision", ["refer", "low_risk", "abstain"])
+def test_text_is_readable(
+    page: Page, lesion_judged: LesionJudged, context_options: dict[str, str], decision: str
+) -> None:
+    """Light and dark each have their own ground; every text on it, with all folds open, keeps WCAG AA's 4.5 to 1."""
+    choose(page, lesion_judged(decision))
+    expect_result(page, decision)
+    show_where_the_network_looked(page)
+    open_every_fold(page)
+    page.get_by_role("textbox", name="Malignant, of 100 lesions examined").fill("-1")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).not_to_be_empty()
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (max(ground) < 60) == (context_options["color_scheme"] == "dark")
     contrasts = page.evaluate(CONTRASTS)
-    assert len(contrasts) > 30
+    assert len(contrasts) > 60
     assert [faint for faint in contrasts if faint[1] < 4.5] == []
+
+
+def test_tab_order_follows_the_page(page: Page, lesion_judged: LesionJudged) -> None:
+    """Tab goes through picture, overlay, buttons, prevalence and folds in the order of the page, each visibly."""
+    choose(page, lesion_judged("abstain"))
+    expect_result(page)
+    show_where_the_network_looked(page)
+    expected = ["clear", "SUMMARY", "look-class", "look-opacity", "choose", "example", "SUMMARY", "SUMMARY", "SUMMARY"]
+    page.locator("#clear").focus()
+    page.keyboard.press("Shift+Tab")  # so that the first Tab arrives by keyboard
+    seen = []
+    for _ in expected:
+        page.keyboard.press("Tab")
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert seen == expected
+
+
+def test_headings_and_controls_make_an_outline(page: Page, lesion_judged: LesionJudged) -> None:
+    """With a result and all folds open no level of heading is left out, and every control has a name."""
+    choose(page, lesion_judged("abstain"))
+    expect_result(page)
+    show_where_the_network_looked(page)
+    open_every_fold(page)
+    outline = page.locator("body").aria_snapshot()
+    levels = [int(level) for level in re.findall(r"heading .*\[level=(\d)\]", outline)]
+    assert [pair for pair in itertools.pairwise(levels) if pair[1] > pair[0] + 1] == []
+    assert re.findall(r"^ *- (?:button|combobox|slider|textbox|link)(?: *:| *$| \[)", outline, re.MULTILINE) == []
+    assert page.locator("img:visible:not([alt])").count() == 0
 
 
 def test_keyboard_alone_reaches_the_result(page: Page) -> None:
@@ -367,31 +628,45 @@ def test_focus_is_never_lost(page: Page) -> None:
     expect(page.locator("#result-heading")).to_be_focused()
 
 
-def test_result_is_spoken(page: Page) -> None:
-    """A screen reader is told the first diagnosis and the malignancy sentence."""
-    page.get_by_role("button", name="Example picture").click()
+def test_result_is_spoken(page: Page, lesion_judged: LesionJudged) -> None:
+    """A screen reader is told the decision first, then what it means, then the first diagnosis."""
+    choose(page, lesion_judged("refer"))
     expect_result(page)
-    spoken = page.get_by_role("status")
-    expect(spoken).to_contain_text(page.locator("#leaders .name").first.text_content() or "no name")
-    expect(spoken).to_contain_text("the threshold at which the model advises a doctor")
+    first = page.locator("#leaders .name").first.text_content() or "no name"
+    spoken = re.compile(f"^Preliminary result. See a doctor now. .*Most probable: {re.escape(first)}")
+    expect(page.locator("#status")).to_have_text(spoken)
+
+
+def test_abstention_is_spoken_without_a_diagnosis(page: Page, lesion_judged: LesionJudged) -> None:
+    """Where the system abstains a screen reader is told why, and no diagnosis."""
+    choose(page, lesion_judged("abstain"))
+    expect_result(page, "abstain")
+    spoken = page.locator("#status")
+    expect(spoken).to_contain_text("The system does not know")
+    expect(spoken).to_contain_text(page.locator("#reasons > li").first.text_content() or "no reason")
+    expect(spoken).not_to_contain_text("Most probable")
 
 
 # ---------------------------------------------------------------- what leaves the device
 
 
 def test_page_talks_to_its_own_server_only(context: BrowserContext, service_url: str) -> None:
-    """From opening to result nothing is asked of another origin, no policy is violated, and the console stays empty."""
+    """From opening to overlay nothing is asked of another origin, no policy is violated, the console stays empty."""
     page, foreign, complaints = context.new_page(), [], []
-    ours = (service_url, f"blob:{service_url}")
+    ours = (service_url, f"blob:{service_url}", "data:")  # the last two leave no browser
     page.on("request", lambda request: None if request.url.startswith(ours) else foreign.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(service_url)
     page.get_by_role("button", name="Example picture").click()
     expect_result(page)
-    choose(page, picture())
-    expect(page.locator("#picture-facts")).to_contain_text("320 \N{MULTIPLICATION SIGN} 240")
+    choose(page, EXAMPLE.read_bytes())
     expect_result(page)
+    show_where_the_network_looked(page)
+    page.get_by_role("slider", name="Overlay").press("Home")
+    choose(page, spoilt("black"))
+    expect_result(page, "abstain")
+    open_every_fold(page)
     assert (foreign, complaints) == ([], [])
 
 
@@ -411,9 +686,12 @@ def test_file_name_stays_on_the_device(page: Page) -> None:
 
 
 def test_browser_keeps_nothing(page: Page, context: BrowserContext) -> None:
-    """After a result the browser holds no cookie, no storage and no database of ours."""
-    page.get_by_role("button", name="Example picture").click()
+    """After a result, an overlay and a prevalence the browser holds no cookie, no storage and no database of ours."""
+    open_every_fold(page)
+    page.get_by_role("textbox", name="Malignant, of 100 lesions examined").fill("5")
+    choose(page, EXAMPLE.read_bytes())
     expect_result(page)
+    show_where_the_network_looked(page)
     kept = page.evaluate(
         "async () => [localStorage.length, sessionStorage.length, (await indexedDB.databases()).length]"
     )

@@ -103,6 +103,8 @@ def test_retry_after(value, valid):
         (b'{"probabilities":{"a":0.6,"b":0.3},"diagnoses":[{"code":"a"},{"code":"b"}]}', "sum to 0.9"),
         (b'{"probabilities":{"a":0.6,"b":0.4},"diagnoses":[{"code":"a"}]}', "1 diagnoses"),
         (b'{"probabilities":{"a":0.6,"b":0.4},"diagnoses":[{"code":"b"},{"code":"a"}]}', "not the two most"),
+        (b'{"probabilities":{"a":0.6,"b":0.4},"diagnoses":[],"in_distribution":{"accepted":false}}', None),
+        (b'{"probabilities":{"a":0.6,"b":0.4},"diagnoses":[],"in_distribution":{"accepted":true}}', "0 diagnoses"),
         (b'{"probabilities":{"a":NaN,"b":0.4},"diagnoses":[{"code":"b"},{"code":"a"}]}', "sum to nan"),
         (b"[]", "not a prediction"),
         (b"<html>", "not a prediction"),

@@ -17,7 +17,16 @@ from model_store.contract.manifest import MANIFEST
 from model_store.errors import AliasError, DamagedVersionError, InvalidManifestError, NotInStoreError
 from model_store.store import SHIPPED, ModelStore
 
-FILES = {"model.onnx": b"graph", "golden.npz": b"vectors", "plots/roc.png": b"picture"}
+FILES = {
+    "model.onnx": b"graph",
+    "model.int8.onnx": b"smaller graph",
+    "golden.npz": b"vectors",
+    "reference.json": b"{}",
+    "plots/roc.png": b"picture",
+}
+OUTPUTS = ("probabilities", "class_maps", "embedding", "in_distribution")
+FP32 = {"file": "model.onnx", "probability_shift_p99": 0.0, "balanced_accuracy_loss": 0.0}
+INT8 = {"file": "model.int8.onnx", "probability_shift_p99": 0.05, "balanced_accuracy_loss": -0.002}
 
 
 def fields(**changes: Any) -> dict[str, Any]:
@@ -28,11 +37,29 @@ def fields(**changes: Any) -> dict[str, Any]:
         "created_at": datetime(2026, 1, 1, tzinfo=UTC),
         "licence": "CC BY-NC 4.0",
         "classes": ("mel", "nv"),
-        "graph": {"file": "model.onnx", "input": "image", "probabilities": "probabilities"},
+        "graph": {"input": "image", **{name: name for name in OUTPUTS}},
+        "variants": {"fp32": FP32, "int8": INT8},
         "preprocessing": {"height": 64, "width": 64, "resize": "squash", "reduced_decode_factor": 2},
-        "calibration": {"temperature": 1.0, "prior_share": 0.5, "prior": {"mel": 0.2, "nv": 0.8}},
-        "malignancy": {"threshold": 0.2, "target_sensitivity": 0.95},
-        "golden": {"file": "golden.npz", "tolerance": 0.001},
+        "calibration": {
+            "temperature": 1.0,
+            "prior_share": 0.5,
+            "prior": {"mel": 0.2, "nv": 0.8},
+            "reference_prevalence": 0.2,
+        },
+        "malignancy": {"threshold": 0.2, "target_sensitivity": 0.95, "sensitivity": 0.94, "specificity": 0.7},
+        "certainty": {"measure": "margin", "threshold": 0.3, "coverage": 0.8},
+        "in_distribution": {"refuse_below": 0.1, "warn_below": 0.4},
+        "quality": {
+            "min_side_pixels": 100,
+            "sharpness_min": 0.5,
+            "brightness_min": 0.1,
+            "brightness_max": 0.9,
+            "dark_share_max": 0.5,
+            "bright_share_max": 0.5,
+            "contrast_min": 0.02,
+        },
+        "reference": {"file": "reference.json"},
+        "golden": {"file": "golden.npz", "tolerance": {"fp32": 0.001, "int8": 0.03}},
         "provenance": {
             "commit": "abc",
             "config_digest": digest,
@@ -100,8 +127,14 @@ def test_any_damage_is_found(store: ModelStore, damage: str) -> None:
     [
         {"classes": ("mel", "unheard-of")},
         {"classes": ("mel", "mel")},
-        {"malignancy": {"threshold": float("nan"), "target_sensitivity": 0.95}},
-        {"graph": {"file": "other.onnx", "input": "image", "probabilities": "p"}},
+        {"malignancy": fields()["malignancy"] | {"threshold": float("nan")}},
+        {"variants": {"fp32": FP32 | {"file": "other.onnx"}, "int8": INT8}},
+        {"variants": {"fp32": FP32, "int8": INT8 | {"file": "model.onnx"}}},
+        {"variants": {"int8": INT8}},
+        {"variants": {"fp32": FP32 | {"balanced_accuracy_loss": 0.1}, "int8": INT8}},
+        {"variants": {"fp32": FP32}},  # the golden vectors' tolerance names int8 too
+        {"in_distribution": {"refuse_below": 0.4, "warn_below": 0.1}},
+        {"reference": {"file": "elsewhere.json"}},
         {"unknown": 1},
     ],
 )
@@ -110,6 +143,20 @@ def test_an_invalid_version_is_never_visible(store: ModelStore, wrong: dict[str,
     with pytest.raises(InvalidManifestError):
         store.publish(FILES, fields(**wrong))
     assert store.versions("lesion7") == []
+
+
+def test_the_older_schema_is_told_in_one_sentence(store: ModelStore) -> None:
+    """A version of the first schema says too little to be served: the message names the way out."""
+    manifest = store.publish(FILES, fields()).folder / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema_version": 1}))
+    with pytest.raises(DamagedVersionError, match="schema 1 and this release reads 2: publish it anew"):
+        store.open("lesion7", "1")
+
+
+def test_int8_is_optional(store: ModelStore) -> None:
+    """A version whose int8 variant would lose too much has fp32 alone."""
+    golden = {"file": "golden.npz", "tolerance": {"fp32": 0.001}}
+    assert list(store.publish(FILES, fields(variants={"fp32": FP32}, golden=golden)).manifest.variants) == ["fp32"]
 
 
 @pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a\\b", "a//b", "./a", MANIFEST])

@@ -1,6 +1,7 @@
 """The batcher answers every picture exactly once, in time or not at all, whatever the network and the callers do."""
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.batcher import Batcher, Infer
+from service.batcher import BatchAnswer, Batcher, Infer
+from service.engine import NetworkOutput
 from service.errors import DeadlineExceededError, InferenceFailedError, OverloadedError
 
 FAR = 1e9  # a deadline that never passes
@@ -46,12 +48,20 @@ def picture(value: int) -> NDArray[np.uint8]:
     return np.full((2, 2, 3), value, np.uint8)
 
 
-def echo(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A network whose first probability tells which picture it saw; it fails on POISON."""
+def echo(images: NDArray[np.uint8]) -> NetworkOutput:
+    """A network of which every output tells which picture it saw; it fails on POISON."""
     if (images == POISON).any():
         raise RuntimeError("bad picture")
     first = images[:, 0, 0, 0].astype(np.float32) / 256
-    return np.stack([first, 1 - first], axis=1)
+    maps = np.repeat(first, 2 * 3 * 3).reshape(-1, 2, 3, 3)
+    return NetworkOutput(np.stack([first, 1 - first], axis=1), maps, first)
+
+
+def seen(answer: BatchAnswer) -> int:
+    """The picture that all outputs of an answer belong to; -1 where they are of several."""
+    output = answer.output
+    told = {round(float(v) * 256) for v in (output.probabilities[0], *output.class_maps.flat, output.in_distribution)}
+    return told.pop() if len(told) == 1 else -1
 
 
 def batcher(
@@ -67,7 +77,7 @@ class Gate:
     def __init__(self) -> None:
         self.opened, self.seen = threading.Event(), 0
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, images: NDArray[np.uint8]) -> NetworkOutput:
         self.opened.wait(30)
         self.seen += len(images)
         return echo(images)
@@ -77,7 +87,7 @@ async def test_each_caller_gets_its_own_answer(threads: ThreadPoolExecutor) -> N
     """Answers are never swapped within a batch."""
     subject = batcher(echo, threads, workers=2)
     answers = await asyncio.gather(*(subject.submit(picture(n), FAR) for n in range(100)))
-    assert [round(a.probabilities[0] * 256) for a in answers] == list(range(100))
+    assert [seen(a) for a in answers] == list(range(100))
 
 
 async def test_a_free_worker_waits_for_nobody(threads: ThreadPoolExecutor) -> None:
@@ -122,7 +132,7 @@ async def test_one_bad_picture_costs_only_itself(threads: ThreadPoolExecutor) ->
     answers = await asyncio.gather(*jobs, return_exceptions=True)
     assert isinstance(answers[3], InferenceFailedError)
     good = [a for a in answers if not isinstance(a, BaseException)]
-    assert [round(a.probabilities[0] * 256) for a in good] == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert [seen(a) for a in good] == [0, 1, 2, 4, 5, 6, 7, 8]
 
 
 async def test_a_cancelled_caller_costs_nobody_else_the_answer(threads: ThreadPoolExecutor) -> None:
@@ -170,17 +180,50 @@ async def test_a_full_queue_refuses(threads: ThreadPoolExecutor) -> None:
     await asyncio.gather(*jobs)
 
 
-@pytest.mark.parametrize("row", [[np.nan, 1.0], [0.4, 0.4], [1.5, -0.5], [np.inf, 0.0]])
+@pytest.mark.parametrize("row", [[np.nan, 1.0], [0.4, 0.4], [1.5, -0.5], [np.inf, 0.0], [np.nan, np.nan]])
 async def test_no_invalid_probabilities_are_passed_on(threads: ThreadPoolExecutor, row: list[float]) -> None:
     """NaN, a sum that is not 1, negative values: an error, never an answer."""
-    subject = batcher(lambda images: np.array([row] * len(images), np.float32), threads)
+
+    def wrong(images: NDArray[np.uint8]) -> NetworkOutput:
+        return dataclasses.replace(echo(images), probabilities=np.array([row] * len(images), np.float32))
+
     with pytest.raises(InferenceFailedError):
-        await subject.submit(picture(1), FAR)
+        await batcher(wrong, threads).submit(picture(1), FAR)
 
 
-async def test_too_few_answers_are_an_error(threads: ThreadPoolExecutor) -> None:
-    """A network that returns fewer rows than pictures answers nobody wrongly."""
-    subject = batcher(lambda images: echo(images)[:-1], threads)
+@pytest.mark.parametrize("score", [np.nan, -0.1, 1.1, np.inf])
+async def test_no_invalid_score_is_passed_on(threads: ThreadPoolExecutor, score: float) -> None:
+    """A gate that cannot tell is not open."""
+
+    def wrong(images: NDArray[np.uint8]) -> NetworkOutput:
+        return dataclasses.replace(echo(images), in_distribution=np.full(len(images), score, np.float32))
+
+    with pytest.raises(InferenceFailedError):
+        await batcher(wrong, threads).submit(picture(1), FAR)
+
+
+async def test_no_invalid_class_map_is_passed_on(threads: ThreadPoolExecutor) -> None:
+    """One NaN cell in a map of one picture fails that picture alone."""
+
+    def wrong(images: NDArray[np.uint8]) -> NetworkOutput:
+        output = echo(images)
+        output.class_maps[images[:, 0, 0, 0] == 3, 0, 1, 1] = np.nan
+        return output
+
+    subject = batcher(wrong, threads)
+    answers = await asyncio.gather(*(subject.submit(picture(n), FAR) for n in range(6)), return_exceptions=True)
+    assert [isinstance(answer, InferenceFailedError) for answer in answers] == [n == 3 for n in range(6)]
+
+
+@pytest.mark.parametrize("part", ["probabilities", "class_maps", "in_distribution"])
+async def test_too_few_answers_are_an_error(threads: ThreadPoolExecutor, part: str) -> None:
+    """A network that gives fewer rows than pictures, in whichever output, answers nobody wrongly."""
+
+    def short(images: NDArray[np.uint8]) -> NetworkOutput:
+        output = echo(images)
+        return dataclasses.replace(output, **{part: getattr(output, part)[:-1]})
+
+    subject = batcher(short, threads)
     answers = await asyncio.gather(*(subject.submit(picture(n), FAR) for n in range(3)), return_exceptions=True)
     assert all(isinstance(answer, InferenceFailedError) for answer in answers)
 
@@ -232,7 +275,7 @@ def test_any_schedule_answers_everyone_rightly(
             return "left"
         except InferenceFailedError:
             return "failed"
-        return "right" if round(answer.probabilities[0] * 256) == value else "another's answer"
+        return "right" if seen(answer) == value else "another's answer"
 
     async def schedule() -> list[str]:
         with ThreadPoolExecutor(workers) as threads:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model_store.contract.preprocessing import Preprocessing
+from model_store.contract.quality import measure
 from service.decode import decode, sniff
 from service.errors import InvalidImageError, PayloadTooLargeError, ServiceError, UnsupportedFormatError
 from tests.conftest import encoded, lesion_picture
@@ -103,6 +104,13 @@ def test_reduced_decoding_changes_little() -> None:
     full = tensor(encoded(large, "PNG")).astype(int)
     reduced = tensor(encoded(large, "JPEG", quality=95))
     assert np.abs(reduced - full).mean() < 2
+
+
+def test_quality_is_measured_on_the_networks_input_and_the_upright_size() -> None:
+    """The same measurement as in training, with the shorter side of the picture as it was sent."""
+    decoded = decode(encoded(lesion_picture(300, 400)), CONTRACT, LIMIT)
+    assert decoded.quality == measure(decoded.tensor, 300, 400)
+    assert decoded.quality.min_side_pixels == 300
 
 
 def test_the_pixel_limit_is_checked_before_decoding() -> None:

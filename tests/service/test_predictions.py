@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image, ImageFilter
 
 from model_store.contract.manifest import Manifest
 from service.errors import ERRORS
@@ -26,25 +27,74 @@ def client(service_url: str) -> httpx.Client:
 def test_the_answer_has_exactly_the_documented_fields(client: httpx.Client, manifest: Manifest) -> None:
     """Fields, order of diagnoses, sums and types are those of the public interface."""
     answer = client.post(URL, files={"file": encoded(lesion_picture())}).raise_for_status().json()
-    assert set(answer) == {
-        "request_id",
-        "model",
-        "diagnoses",
-        "probabilities",
-        "malignancy",
-        "warnings",
-        "timing_ms",
+    assert {name: set(part) if isinstance(part, dict) else None for name, part in answer.items()} == {
+        "request_id": None,
+        "model": {"name", "version", "digest", "variant"},
+        "decision": None,
+        "reasons": None,
+        "diagnoses": None,
+        "probabilities": set(manifest.classes),
+        "malignancy": {
+            "probability",
+            "threshold",
+            "above_threshold",
+            "prevalence",
+            "positive_predictive_value",
+            "negative_predictive_value",
+        },
+        "quality": {"accepted", "problems", "scores"},
+        "in_distribution": {"accepted", "score", "threshold"},
+        "explanation": None,
+        "warnings": None,
+        "timing_ms": {"decode", "preprocess", "queue", "inference", "total"},
     }
-    assert set(answer["timing_ms"]) == {"decode", "preprocess", "queue", "inference", "total"}
+    scores = {"min_side_pixels", "sharpness", "brightness", "dark_share", "bright_share", "contrast"}
+    assert set(answer["quality"]["scores"]) == scores
     assert answer["model"]["name"] == manifest.name
     probabilities = answer["probabilities"]
     assert list(probabilities) == list(manifest.classes)
     assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
     best_first = sorted(probabilities, key=lambda code: -probabilities[code])
-    assert [d["code"] for d in answer["diagnoses"]] == best_first[:2]
+    shown = best_first[:2] if answer["in_distribution"]["accepted"] else []
+    assert [d["code"] for d in answer["diagnoses"]] == shown
     malignant = sum(p for p, bad in zip(probabilities.values(), manifest.malignant, strict=True) if bad)
     assert answer["malignancy"]["probability"] == pytest.approx(malignant, abs=1e-4)
     assert answer["malignancy"]["above_threshold"] == (malignant >= answer["malignancy"]["threshold"])
+
+
+def darkened(picture: Image.Image) -> Image.Image:
+    return picture.point(lambda level: level // 12)
+
+
+def brightened(picture: Image.Image) -> Image.Image:
+    return picture.point(lambda level: min(255, level * 3))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "problem", "advice"),
+    [
+        (darkened(lesion_picture()), "too_dark", "more light"),
+        (brightened(lesion_picture()), "overexposed", "less light"),
+        (lesion_picture().filter(ImageFilter.GaussianBlur(15)), "blurred", "focus"),
+        (Image.new("RGB", (600, 450), (200, 150, 130)), "uniform", "lens"),
+        (lesion_picture(60, 45), "too_small", "full resolution"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_poor_picture_is_not_judged(client: httpx.Client, spoilt: Image.Image, problem: str, advice: str) -> None:
+    """Dark, overexposed, blurred, uniform, tiny: the answer abstains, names the problem and says what to do."""
+    answer = client.post(URL, content=encoded(spoilt, "PNG")).raise_for_status().json()
+    assert answer["decision"] == "abstain"
+    assert "poor_quality" in answer["reasons"]
+    assert not answer["quality"]["accepted"]
+    assert problem in answer["quality"]["problems"]
+    assert advice in " ".join(answer["warnings"])
+
+
+def test_a_generated_lesion_is_good_enough_to_be_judged(client: httpx.Client) -> None:
+    """The same picture unspoilt has no quality problem, so the test above sees the spoiling."""
+    answer = client.post(URL, content=encoded(lesion_picture(), "PNG")).raise_for_status().json()
+    assert answer["quality"]["problems"] == []
 
 
 @pytest.mark.parametrize("content_type", ["image/jpeg", "application/octet-stream", "image/png", ""])
@@ -150,7 +200,7 @@ def test_all_error_codes_are_documented() -> None:
 
 
 def test_metrics_count_what_happened(client: httpx.Client) -> None:
-    """A prediction is counted by status, in the latency histogram with its 3-second edge, per stage and by class."""
+    """A prediction is counted by status, in the latency histogram with its 3-second edge, per stage and by decision."""
 
     def total(name: str) -> float:
         lines = client.get("/metrics").text.splitlines()
@@ -160,7 +210,7 @@ def test_metrics_count_what_happened(client: httpx.Client) -> None:
         'dermserve_requests_total{method="POST",route="/v1/predictions",status="200"}',
         'dermserve_request_duration_seconds_bucket{le="3.0",route="/v1/predictions"}',
         'dermserve_stage_duration_seconds_count{stage="inference"}',
-        "dermserve_predictions_total",
+        "dermserve_decisions_total",
         "dermserve_batch_size_count",
     )
     before = [total(name) for name in names]

@@ -48,7 +48,26 @@ def test_the_tests_own_variable_is_no_mistake() -> None:
     assert read_settings([], {"DERMSERVE_DATA": "somewhere"}).port == 8000
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "70000"), ("DEADLINE_SECONDS", "0"), ("MAX_BATCH_SIZE", "x")])
+def test_variant_and_prevalence_are_options() -> None:
+    """By default the variant is chosen at load and probabilities are left as they are."""
+    settings = read_settings([], {})
+    assert (settings.variant, settings.prevalence) == ("auto", None)
+    settings = read_settings(["--variant", "fp32", "--prevalence", "0.02"], {})
+    assert (settings.variant, settings.prevalence) == ("fp32", 0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "70000"),
+        ("DEADLINE_SECONDS", "0"),
+        ("MAX_BATCH_SIZE", "x"),
+        ("VARIANT", "int4"),
+        ("PREVALENCE", "0"),
+        ("PREVALENCE", "1"),
+        ("PREVALENCE", "nan"),
+    ],
+)
 def test_a_wrong_value_names_the_setting(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """The message says which setting and why."""
     monkeypatch.setenv(f"DERMSERVE_{name}", value)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model_store.store import SHIPPED
 from tests.conftest import ROOT, clean_environment, encoded, lesion_picture, running_service
+from tests.service.stand_ins import graph, publish
 
 
 def start(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -51,12 +50,11 @@ def test_a_wrong_value_is_refused() -> None:
     assert_refused(start(DERMSERVE_MAX_BATCH_SIZE="0"), "max_batch_size")
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "golden.npz", "manifest.json"])
+@pytest.mark.parametrize("file", ["fp32.onnx", "golden.npz", "manifest.json"])
 def test_a_damaged_model_is_refused(tmp_path: Path, file: str) -> None:
     """A changed byte anywhere in the version: one line that names the file."""
-    store = tmp_path / "store"
-    shutil.copytree(SHIPPED, store)
-    (damaged,) = store.glob(f"lesion7/1/{file}")
+    store = publish(tmp_path / "store", {"fp32": graph()}).root
+    damaged = store / "lesion7" / "1" / file
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
@@ -65,20 +63,18 @@ def test_a_damaged_model_is_refused(tmp_path: Path, file: str) -> None:
 
 def test_a_model_that_answers_differently_is_refused(tmp_path: Path) -> None:
     """A version whose golden vectors do not come out, though every file is as published, never serves."""
-    import numpy as np
+    store = publish(tmp_path / "store", {"fp32": graph(gain=2.0)}, {"fp32": graph()})
+    assert_refused(start("--store", str(store.root)), "golden probabilities differ")
 
-    from model_store.contract.golden import GoldenVectors, read_golden, write_golden
-    from model_store.store import ModelStore
 
-    shipped = ModelStore(SHIPPED).verify("lesion7", "production")
-    files = {name: shipped.read(name) for name in shipped.manifest.files}
-    golden = read_golden(files[shipped.manifest.golden.file])
-    wrong = GoldenVectors(golden.pictures, golden.tensors, np.roll(golden.probabilities, 1, axis=1))
-    files[shipped.manifest.golden.file] = write_golden(wrong)
-    given = shipped.manifest.model_dump(exclude={"files", "version", "schema_version"})
-    store = ModelStore(tmp_path / "store")
-    store.publish(files, given)
-    assert_refused(start("--store", str(store.root), "--alias", "1"), "golden probabilities differ")
+def test_int8_that_answers_differently_here_is_not_served(tmp_path: Path) -> None:
+    """`auto` serves fp32, says so in the log and at /readyz; asked for by name, int8 does not start."""
+    graphs, right = {"fp32": graph(), "int8": graph(gain=2.0)}, {"fp32": graph(), "int8": graph()}
+    store = publish(tmp_path / "store", graphs, right)
+    with running_service(tmp_path / "log", "--store", str(store.root)) as service:
+        assert httpx.get(f"{service.url}/readyz").json()["model"]["variant"] == "fp32"
+        assert "int8 refused, fp32 serves" in service.log.read_text()
+    assert_refused(start("--store", str(store.root), "--variant", "int8"), "int8: golden probabilities differ")
 
 
 def test_a_port_in_use_is_refused() -> None:

@@ -7,10 +7,29 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from model_store.contract.manifest import Certainty, InDistribution
+from model_store.contract.quality import QualityLimits
 from training.config import Collection, Data
 from training.data import CLASSES, Picture
-from training.evaluate import Predictions
+from training.evaluation.decision import Rules
+from training.evaluation.tables import Predictions
 from training.metrics import Floats
+
+RULES = Rules(
+    threshold=0.25,
+    reference_prevalence=0.2,
+    certainty=Certainty(measure="margin", threshold=0.1, coverage=0.9),
+    in_distribution=InDistribution(refuse_below=0.2, warn_below=0.5),
+    quality=QualityLimits(
+        min_side_pixels=32,
+        sharpness_min=0.0,
+        brightness_min=0.1,
+        brightness_max=0.95,
+        dark_share_max=0.8,
+        bright_share_max=0.8,
+        contrast_min=0.01,
+    ),
+)
 
 
 def data_of(*collections: Collection, **changes: object) -> Data:

@@ -1,9 +1,12 @@
 """Augmentation changes the camera and the clinic, never the tensor's shape, range or reproducibility."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from training.augment import augment
+from training import artefacts
+from training.augment import _jpeg, augment
 from training.config import Augmentation, Config
 
 NOTHING = Augmentation(
@@ -82,3 +85,40 @@ def test_stronger_colour_changes_more(smoke_config: Config) -> None:
     """The ranges do something: the shipped strong ones move pixels further than the neutral ones."""
     gentle = augmented(smoke_config.augmentation).sub(augmented(NOTHING)).abs().mean()
     assert augmented(STRONG).sub(augmented(NOTHING)).abs().mean() > gentle > 0
+
+
+def grey(n: int = 3, side: int = 96) -> torch.Tensor:
+    return torch.full((n, 3, side, side), 150.0)
+
+
+@pytest.mark.parametrize("add", [artefacts.hair, artefacts.ink, artefacts.ruler, artefacts.bubbles])
+def test_artefacts_lie_on_the_picture(add: Callable[[torch.Tensor, torch.Generator], torch.Tensor]) -> None:
+    """Each covers a part of every picture and leaves the rest, keeps the shape, and follows from the generator."""
+    first, again, other = (add(grey(), torch.Generator().manual_seed(seed)) for seed in (4, 4, 5))
+    assert first.shape == grey().shape
+    assert torch.isfinite(first).all()
+    assert first.min() >= 0
+    changed = ((first - grey()).abs() > 1).any(1).float().mean((1, 2))
+    assert (changed > 0).all()
+    assert (changed < 0.8).all()
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["hair", "ink", "ruler", "bubble", "jpeg"])
+def test_each_artefact_has_its_probability(name: str) -> None:
+    """At zero none is drawn, at one every picture has it; the result stays within [0, 255]."""
+    with_it = augmented(NOTHING.model_copy(update={f"{name}_probability": 1.0}))
+    assert ((with_it - augmented(NOTHING)).abs().amax((1, 2, 3)) > 1).all()
+    assert with_it.min() >= 0
+    assert with_it.max() <= 255
+
+
+def test_jpeg_keeps_what_the_picture_shows() -> None:
+    """Saved and opened again: other pixels, the same picture; a smooth one is hardly changed."""
+    ramp = torch.linspace(20, 230, 64).expand(2, 3, 64, 64).clone()
+    always = NOTHING.model_copy(update={"jpeg_probability": 1.0})
+    saved = _jpeg(ramp.clone(), always, torch.Generator().manual_seed(0))
+    assert saved.shape == ramp.shape
+    assert not torch.equal(saved, ramp)
+    assert (saved - ramp).abs().mean() < 4

@@ -6,15 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from model_store.contract.quality import measure, problems
 from tests.training.builders import picture
 from training.calibrate import (
     MALIGNANT,
     Calibration,
     Candidate,
+    at_prevalence,
     calibrate,
     choose,
+    choose_certainty,
+    choose_gate,
+    choose_quality,
     fit_temperature,
     natural_log_prior,
+    reference_prevalence,
     threshold_for,
 )
 from training.config import Decision
@@ -119,3 +125,54 @@ def test_prior_is_of_the_natural_training_part() -> None:
     assert sum(prior.values()) == pytest.approx(1)
     assert prior["nv"] / prior["mel"] == pytest.approx(8.5 / 2.5)
     assert prior["bcc"] == pytest.approx(0.5 / 13.5)
+
+
+def test_reference_prevalence_makes_the_shifted_mean_what_was_observed() -> None:
+    """Probabilities of a network that assumes 40 % malignant, on pictures of which 15 % are."""
+    random = np.random.default_rng(4)
+    malignant = random.random(20000) < 0.15
+    evidence = random.normal(np.where(malignant, 1.0, -1.0), 1.0)  # log-likelihood ratio is 2 * evidence
+    malignancy = 1 / (1 + np.exp(-(2 * evidence + np.log(0.4 / 0.6))))
+    found = reference_prevalence(malignancy, float(malignant.mean()))
+    assert found == pytest.approx(0.4, abs=0.03)
+    shifted = at_prevalence(malignancy, found, float(malignant.mean()))
+    assert shifted.mean() == pytest.approx(malignant.mean(), abs=1e-6)
+
+
+def test_certainty_measure_is_the_one_that_sorts_errors_best() -> None:
+    """Answers with a narrow lead are wrong here, however probable: the margin must win, and leave the asked share."""
+    random = np.random.default_rng(5)
+    probabilities, labels = [], []
+    for number in range(400):
+        narrow = number % 4 == 0
+        first, second = (0.49, 0.48) if narrow else (0.45, 0.1)
+        rest = (1 - first - second) / 5
+        probabilities.append([first, second, *[rest] * 5])
+        labels.append(int(narrow and random.random() < 0.5))
+    found = choose_certainty(np.array(probabilities), np.array(labels, np.int64), 0.75)
+    assert found.measure == "margin"
+    assert found.coverage == pytest.approx(0.75)
+
+
+def test_gate_limits_keep_the_promise_in_every_collection() -> None:
+    """A clinic whose pictures score low must not be refused more often than was asked."""
+    random = np.random.default_rng(6)
+    scores = {"familiar": random.beta(9, 1, 1000), "other camera": random.beta(4, 2, 1000)}
+    limits = choose_gate(scores, refused_share=0.01, warned_share=0.05)
+    for of in scores.values():
+        assert (of < limits.refuse_below).mean() <= 0.011
+        assert (of < limits.warn_below).mean() <= 0.051
+    assert limits.refuse_below < limits.warn_below
+
+
+def test_quality_limits_refuse_few_of_what_they_were_chosen_on() -> None:
+    """And clearly poor pictures all."""
+    random = np.random.default_rng(7)
+    images = (random.normal(150, 30, (200, 1, 1, 3)) + random.normal(0, 25, (200, 64, 64, 3))).clip(0, 255)
+    measured = [measure(image.astype(np.uint8), 600, 450) for image in images]
+    limits = choose_quality(measured, refused_share=0.01, min_side_pixels=96)
+    assert sum(bool(problems(quality, limits)) for quality in measured) <= 12
+    black, flat = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 150, np.uint8)
+    assert "too_dark" in problems(measure(black, 600, 450), limits)
+    assert {"uniform", "blurred"} <= set(problems(measure(flat, 600, 450), limits))
+    assert problems(measure(images[0].astype(np.uint8), 600, 80), limits)[0] == "too_small"

@@ -258,3 +258,17 @@ def test_split_is_written_as_a_table(tmp_path: Path) -> None:
     assert (tmp_path / "split.csv").read_text() == (
         "collection,image_id,lesion_id,dx,part\nclinic,a,clinic/l,nv,test\n"
     )
+
+
+def test_a_collection_that_is_left_out_is_only_tested_on() -> None:
+    """None of its lesions is trained or chosen on; the others are split as ever."""
+    pictures = [
+        picture(f"{name}{n}", CLASSES[n % 2], collection=name) for name in ("clinic", "elsewhere") for n in range(40)
+    ]
+    collections = (CLINIC, Collection(name="elsewhere", path="elsewhere"))
+    parts = split_by_lesion(pictures, data_of(*collections, left_out=("elsewhere",)), seed=1)
+    assert {parts[p.image_id] for p in pictures if p.collection == "elsewhere"} == {"test"}
+    kept = split_by_lesion(pictures, data_of(*collections), seed=1)
+    assert {p.image_id: kept[p.image_id] for p in pictures if p.collection == "clinic"} == {
+        p.image_id: parts[p.image_id] for p in pictures if p.collection == "clinic"
+    }

@@ -1,6 +1,5 @@
 """The graph answers as the network does, and holds nothing but standard operators."""
 
-import dataclasses
 import re
 
 import numpy as np
@@ -13,27 +12,45 @@ from model_store.contract.golden import preprocess_encoded, read_golden
 from tests.training.conftest import SmokeChain
 from training.calibrate import Calibration
 from training.errors import ExportError
-from training.export import OnnxClassifier, _require_standard, export_onnx, fold_batch_norms, require_parity
-from training.network import EfficientNetLite
+from training.export import (
+    OnnxClassifier,
+    ShippedNetwork,
+    export_onnx,
+    fold_batch_norms,
+    require_parity,
+    require_same_outputs,
+    require_standard,
+)
+from training.gates import GateHead
+from training.network import EfficientNetLite, pretrained
 
 CALIBRATION = Calibration(1.7, 0.4, tuple(np.log([0.04, 0.05, 0.1, 0.01, 0.1, 0.69, 0.01])))
 
 
 @pytest.fixture(scope="module")
 def network() -> EfficientNetLite:
-    """A network whose BatchNorm has statistics of its own, as after training."""
+    """A network whose answers depend on the picture: ImageNet's features, a last layer that weighs them."""
     torch.manual_seed(0)
-    network = EfficientNetLite("lite0", 7).train()
-    with torch.no_grad():
-        for _ in range(3):
-            network(torch.rand(4, 3, 64, 64) * 255)
-    return network.eval()
+    network = pretrained("lite0", 7, dropout=0.0, drop_path=0.0).eval()
+    torch.nn.init.normal_(network.fc.weight, std=0.05)
+    network.mirror = True
+    return network
 
 
 @pytest.fixture(scope="module")
-def graph(network: EfficientNetLite) -> bytes:
+def head() -> GateHead:
+    """A gate with numbers of its own."""
+    random = torch.Generator().manual_seed(1)
+    fitted = {
+        name: torch.rand(buffer.shape, generator=random) for name, buffer in GateHead.placeholder().named_buffers()
+    }
+    return GateHead(fitted | {"distance": torch.tensor([-0.2, -0.1, 2.0]), "scale": fitted["scale"] + 0.5})
+
+
+@pytest.fixture(scope="module")
+def graph(network: EfficientNetLite, head: GateHead) -> bytes:
     """The exported graph."""
-    return export_onnx(network, CALIBRATION, 64)
+    return export_onnx(network, CALIBRATION, head, 64)
 
 
 def images(n: int = 5) -> NDArray[np.uint8]:
@@ -56,6 +73,42 @@ def test_graph_equals_network_and_calibration(network: EfficientNetLite, graph: 
     assert found.sum(axis=1) == pytest.approx(np.ones(n), abs=1e-5)
 
 
+def test_class_maps_make_up_the_logits(graph: bytes) -> None:
+    """Mean of a class's map over the cells, and the same bias for every picture, is the class's logit."""
+    found = OnnxClassifier(graph, threads=1).outputs(images())
+    assert found["class_maps"].shape == (5, 7, 2, 2)
+    biases = np.log(found["probabilities"]) - found["class_maps"].mean(axis=(2, 3))
+    biases -= biases[:, :1]  # a softmax forgets what all classes share
+    assert biases == pytest.approx(np.broadcast_to(biases[0], biases.shape), abs=1e-4)
+
+
+def test_a_mirrored_picture_is_the_same_lesion(graph: bytes) -> None:
+    """Mirrored: the same answers, and the maps mirrored with the picture."""
+    classifier = OnnxClassifier(graph, threads=1)
+    plain, mirrored = classifier.outputs(images()), classifier.outputs(images()[:, :, ::-1].copy())
+    for name in ("probabilities", "embedding", "in_distribution"):
+        assert mirrored[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-4)
+    assert mirrored["class_maps"] == pytest.approx(plain["class_maps"][..., ::-1], abs=1e-4)
+    assert np.abs(plain["class_maps"] - plain["class_maps"][..., ::-1]).max() > 1e-3
+
+
+def test_the_gate_sees_the_pooled_features(network: EfficientNetLite, head: GateHead, graph: bytes) -> None:
+    """Embedding [N, 64] and score [N] are the gate's answers to the mean of both views."""
+    found = OnnxClassifier(graph, threads=1).outputs(images())
+    with torch.inference_mode():
+        pooled = network.pooled(torch.from_numpy(images()).permute(0, 3, 1, 2).float()).flatten(1)
+        embedding, score = head(pooled)
+    assert found["embedding"] == pytest.approx(embedding.numpy(), rel=1e-3, abs=1e-3)
+    assert found["in_distribution"] == pytest.approx(score.numpy(), abs=1e-4)
+    assert found["in_distribution"].shape == (5,)
+
+
+def test_another_answer_is_an_export_error(network: EfficientNetLite, graph: bytes) -> None:
+    """Each output is compared with PyTorch, not the probabilities alone."""
+    with pytest.raises(ExportError, match="embedding"):
+        require_same_outputs(graph, ShippedNetwork(network, CALIBRATION, GateHead.placeholder()), images())
+
+
 def test_folding_changes_nothing(network: EfficientNetLite) -> None:
     """BatchNorm disappears into the convolutions; the original network keeps its own."""
     folded = fold_batch_norms(network)
@@ -65,12 +118,12 @@ def test_folding_changes_nothing(network: EfficientNetLite) -> None:
 
 
 def test_graph_is_clean(graph: bytes) -> None:
-    """One Transpose, one Cast, padding inside the convolutions, no BatchNorm, nothing computed from shapes."""
+    """The network once for both views, padding inside the convolutions, no BatchNorm, nothing computed from shapes."""
     model = onnx.load_from_string(graph)
     count = {kind: sum(node.op_type == kind for node in model.graph.node) for kind in ("Transpose", "Cast", "Conv")}
     kinds = {node.op_type for node in model.graph.node}
-    assert count == {"Transpose": 1, "Cast": 1, "Conv": 49}
-    assert not kinds & {"Pad", "BatchNormalization", "Shape", "Gather", "Dropout", "ReduceMean"}
+    assert count == {"Transpose": 1, "Cast": 1, "Conv": 50}  # the last layer is one
+    assert not kinds & {"Pad", "BatchNormalization", "Shape", "Dropout", "ReduceMean"}
     assert {"GlobalAveragePool", "Gemm", "Softmax", "Clip"} <= kinds
 
 
@@ -82,9 +135,9 @@ def test_graph_names_no_machine(graph: bytes) -> None:
     assert not re.search(rb"[\w/-]{6,}\.py", graph)
 
 
-def test_same_network_same_bytes(network: EfficientNetLite, graph: bytes) -> None:
+def test_same_network_same_bytes(network: EfficientNetLite, head: GateHead, graph: bytes) -> None:
     """The export is reproducible, so that a repeated run can be compared by digest."""
-    assert export_onnx(network, CALIBRATION, 64) == graph
+    assert export_onnx(network, CALIBRATION, head, 64) == graph
 
 
 def test_difference_is_an_export_error() -> None:
@@ -103,23 +156,27 @@ def test_unexpected_operator_is_an_export_error(graph: bytes) -> None:
     clip.op_type = "Relu"
     del clip.input[1:]
     with pytest.raises(ExportError, match="Relu"):
-        _require_standard(model)
+        require_standard(model)
 
 
 def test_golden_vectors_replay(smoke_chain: SmokeChain) -> None:
-    """The published pictures give the published tensors exactly, and the probabilities within the tolerance."""
+    """The published pictures give the published tensors exactly, and each variant's answers within its tolerance."""
     version = smoke_chain.version
     golden = read_golden(version.read(version.manifest.golden.file))
     tensors = np.stack([preprocess_encoded(p, version.manifest.preprocessing) for p in golden.pictures])
     assert np.array_equal(tensors, golden.tensors)
-    answers = OnnxClassifier(version.read(version.manifest.graph.file), threads=1)(tensors)
-    assert np.abs(answers - golden.probabilities).max() < version.manifest.golden.tolerance
+    assert set(golden.answers) == set(version.manifest.variants)
+    for name, variant in version.manifest.variants.items():
+        found = OnnxClassifier(version.read(variant.file), threads=1).outputs(tensors)
+        tolerance = version.manifest.golden.tolerance[name]
+        assert np.abs(found["probabilities"] - golden.answers[name].probabilities).max() < tolerance
+        assert np.abs(found["in_distribution"] - golden.answers[name].in_distribution).max() < tolerance
 
 
 def test_golden_vectors_tell_a_wrong_graph(smoke_chain: SmokeChain) -> None:
     """The pictures are different enough that swapped colour channels would be noticed."""
     version = smoke_chain.version
     golden = read_golden(version.read(version.manifest.golden.file))
-    swapped = dataclasses.replace(golden, tensors=golden.tensors[..., ::-1].copy())
-    answers = OnnxClassifier(version.read(version.manifest.graph.file), threads=1)(swapped.tensors)
-    assert np.abs(answers - golden.probabilities).max() > 10 * version.manifest.golden.tolerance
+    answers = OnnxClassifier(version.read("model.onnx"), threads=1)(golden.tensors[..., ::-1].copy())
+    difference = np.abs(answers - golden.answers["fp32"].probabilities).max()
+    assert difference > 10 * version.manifest.golden.tolerance["fp32"]

@@ -52,3 +52,49 @@ def test_evaluation_is_deterministic() -> None:
     image = torch.rand(2, 3, 64, 64) * 255
     with torch.inference_mode():
         assert torch.equal(network(image), network(image))
+
+
+def drifted(frozen_blocks: int) -> EfficientNetLite:
+    """A network whose norms have statistics of their own, then frozen: all norms, and some blocks."""
+    torch.manual_seed(0)
+    network = EfficientNetLite("lite0", 7, dropout=0.0, drop_path=0.0).train()
+    with torch.no_grad():
+        network(torch.rand(8, 3, 64, 64) * 255)
+    network.freeze(frozen_blocks, norms=True)
+    return network
+
+
+def test_frozen_norms_train_as_they_evaluate() -> None:
+    """With frozen statistics training mode computes what evaluation mode does, and leaves the statistics alone."""
+    network, image = drifted(0), torch.rand(4, 3, 64, 64) * 255
+    before = network.bn1.running_mean.clone()
+    with torch.no_grad():
+        training, evaluating = network.train()(image), network.eval()(image)
+    assert torch.allclose(training, evaluating, atol=1e-4)
+    assert torch.equal(before, network.bn1.running_mean)
+
+
+def test_frozen_blocks_get_no_gradient() -> None:
+    """Stem and frozen blocks stay as they are; everything after them learns."""
+    network = drifted(3).train()
+    network(torch.rand(2, 3, 64, 64) * 255).sum().backward()
+    frozen = [network.conv_stem, network.bn0, *network.blocks[:3]]
+    assert not any(p.requires_grad or p.grad is not None for module in frozen for p in module.parameters())
+    learning = [*network.blocks[3:], network.conv_head, network.bn1, network.fc]
+    assert all(p.grad is not None for module in learning for p in module.parameters())
+
+
+def test_frozen_blocks_want_frozen_norms() -> None:
+    """Blocks after a frozen one would learn from other statistics than they are served."""
+    with pytest.raises(ValueError, match="frozen norms"):
+        EfficientNetLite("lite0", 7).freeze(1, norms=False)
+
+
+def test_both_views_are_averaged() -> None:
+    """With `mirror`, pooled features are the mean over the picture and its mirror image."""
+    network, image = pretrained("lite0", 7, 0.0, 0.0).eval(), torch.rand(2, 3, 64, 96) * 255
+    with torch.inference_mode():
+        plain, mirrored = network.pooled(image), network.pooled(image.flip(3))
+        network.mirror = True
+        assert torch.allclose(network.pooled(image), (plain + mirrored) / 2, atol=1e-5)
+        assert not torch.allclose(plain, mirrored, atol=1e-3)

@@ -18,8 +18,9 @@ def test_store_accepts_the_version(smoke_chain: SmokeChain) -> None:
     manifest = ModelStore(smoke_chain.store).verify("smoke", "1").manifest
     assert manifest.classes == CLASSES
     assert set(manifest.files) == {
-        "model.onnx",
+        *(variant.file for variant in manifest.variants.values()),
         "golden.npz",
+        "reference.json",
         "MODEL_CARD.md",
         "evaluation.json",
         "config.toml",
@@ -46,6 +47,9 @@ def test_manifest_says_what_was_chosen(smoke_chain: SmokeChain, smoke_config: Co
     assert manifest.calibration.temperature == chosen["temperature"]
     assert manifest.calibration.prior_share == chosen["prior_share"]
     assert len(chosen["candidates"]) == 21
+    assert manifest.calibration.reference_prevalence == chosen["reference_prevalence"]
+    assert manifest.certainty.measure == chosen["certainty"]["measure"]
+    assert manifest.certainty.threshold == chosen["certainty"]["threshold"]
     assert (manifest.preprocessing.height, manifest.preprocessing.resize) == (64, "squash")
     assert manifest.malignancy.target_sensitivity == smoke_config.decision.malignant_sensitivity
     assert (datetime.now(UTC) - manifest.created_at).total_seconds() < 3600
@@ -63,7 +67,9 @@ def test_run_can_be_repeated_from_the_version(smoke_chain: SmokeChain) -> None:
     assert record["commit"] == "unknown" or re.fullmatch("[0-9a-f]{40}(-dirty)?", record["commit"])
 
 
-@pytest.mark.parametrize("name", ["MODEL_CARD.md", "evaluation.json", "run.json", "config.toml", "log.csv"])
+@pytest.mark.parametrize(
+    "name", ["MODEL_CARD.md", "evaluation.json", "reference.json", "run.json", "config.toml", "log.csv"]
+)
 def test_published_text_names_no_machine(smoke_chain: SmokeChain, name: str) -> None:
     """No absolute path of the machine that trained stands in a published file."""
     text = smoke_chain.version.read(name).decode()

@@ -18,7 +18,7 @@ from training.__main__ import main
 from training.config import Collection, Config, Stage
 from training.data import CLASSES, LoadedPictures, load_pictures, read_collections
 from training.errors import ResumeError
-from training.train import CHECKPOINT, LOG, Trainer, log_priors
+from training.train import CHECKPOINT, LOG, Trainer, _mixed, log_priors
 
 ROOT = SMOKE_CONFIG.parents[2]
 TIMINGS = {"images_per_second", "seconds"}
@@ -103,3 +103,23 @@ def test_priors_are_of_each_collections_training_part() -> None:
     assert priors[0] == pytest.approx(priors[2])
     assert priors[0][CLASSES.index("nv")] == pytest.approx(2.5 / 5.5)
     assert priors[3][CLASSES.index("bcc")] == pytest.approx(1.5 / 4.5)
+
+
+def test_mixup_mixes_pictures_and_diagnoses_alike() -> None:
+    """A picture's share is its diagnosis's and its prior's share; the picture itself keeps the larger part."""
+    torch.manual_seed(0)
+    n = 16
+    targets = torch.eye(n)  # every picture a diagnosis of its own: the row tells what was mixed
+    images, mixed, priors = _mixed(torch.arange(n).view(-1, 1, 1, 1).float(), targets, -targets, 0.4)
+    assert torch.allclose(mixed.sum(1), torch.ones(n))
+    assert (mixed.diagonal() >= 0.5).all()
+    assert (mixed.diagonal() < 0.999).any()
+    assert torch.allclose(images.flatten(), mixed @ torch.arange(n).float(), atol=1e-4)
+    assert torch.equal(priors, -mixed)
+
+
+def test_without_mixup_nothing_is_drawn() -> None:
+    """A configuration without it takes the same random path as before it existed."""
+    state, images = torch.get_rng_state(), torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert _mixed(images, torch.eye(2), torch.eye(2), 0.0)[0] is images
+    assert torch.equal(state, torch.get_rng_state())

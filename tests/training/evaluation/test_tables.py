@@ -20,14 +20,15 @@ from training.calibrate import MALIGNANT
 from training.config import Config
 from training.data import CLASSES
 from training.errors import ExportError
-from training.evaluate import (
+from training.evaluation.tables import (
     HEADLINE,
     Predictions,
     Resampling,
-    _cut,
     compare_with_network,
+    cut,
     evaluate,
     figures,
+    share_with_interval,
     table,
 )
 
@@ -122,6 +123,28 @@ def test_small_groups_say_too_few(smoke_config: Config) -> None:
     assert list(groups["age"]) == ["0-29", "30-49", "50-69"]
 
 
+def test_few_malignant_lesions_have_no_sensitivity(smoke_config: Config) -> None:
+    """Three malignant lesions of thirty say nothing about how many are found; the specificity is known."""
+    pictures = tuple(
+        picture(f"p{i}", "mel" if i < 3 else "nv", collection="generated", skin_tone="1") for i in range(30)
+    )
+    part = Predictions(pictures, predictions(30).probabilities)
+    group = evaluate(part, smoke_config, 0.3)["groups"]["skin_tone"]["1"]
+    assert group["malignant_sensitivity"] is None
+    assert group["malignant_auroc"] is None
+    assert group["malignant_specificity"]["value"] is not None
+
+
+def test_none_of_few_is_no_proof() -> None:
+    """The bootstrap would call 0 of 20 certain; the exact interval reaches to 16.8 %."""
+    pictures = [picture(f"p{i}", "nv") for i in range(20)]
+    everyone = np.ones(20, bool)
+    none = share_with_interval(~everyone, everyone, pictures, RESAMPLING)
+    assert none == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.16843, abs=1e-4)}
+    every = share_with_interval(everyone, everyone, pictures, RESAMPLING)
+    assert every["low"] == pytest.approx(1 - 0.16843, abs=1e-4)
+
+
 def test_every_headline_figure_is_reported(smoke_config: Config) -> None:
     """Each collection and all together have every headline figure with its interval."""
     found = evaluate(_in(predictions(), "generated"), smoke_config, 0.3)
@@ -142,9 +165,9 @@ def test_cut_keeps_the_centre(aspect: float, size: tuple[int, int]) -> None:
     """The largest centred part of that shape."""
     picture_of_center = Image.new("RGB", (600, 450))
     picture_of_center.putpixel((300, 225), (255, 0, 0))
-    cut = _cut(picture_of_center, aspect)
-    assert cut.size == size
-    assert cut.getpixel((size[0] // 2, size[1] // 2)) == (255, 0, 0)
+    part = cut(picture_of_center, aspect)
+    assert part.size == size
+    assert part.getpixel((size[0] // 2, size[1] // 2)) == (255, 0, 0)
 
 
 def test_smoke_evaluation_measures_shapes_and_parity(smoke_chain: SmokeChain) -> None:

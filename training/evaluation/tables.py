@@ -19,7 +19,7 @@ from training.config import Config, ResizeMode
 from training.data import CLASSES, Picture
 from training.errors import ExportError
 from training.export import OnnxClassifier
-from training.metrics import Floats, Ints
+from training.metrics import Bools, Floats, Ints
 from training.render import Renderer, Reshape, contract_of
 
 HEADLINE = (
@@ -27,11 +27,13 @@ HEADLINE = (
     "malignant_specificity", "melanoma_auroc", "expected_calibration_error",
 )  # fmt: skip
 SMALLEST_GROUP = 20  # pictures; below that a figure says more about chance than about the group
+SMALLEST_KIND = 10  # malignant (benign) pictures of a group, for figures that are shares of them
 MAX_FIGURE_DIFFERENCE = 0.002  # between the graph's and PyTorch's figures
 AGE_EDGES = (0, 30, 50, 70, math.inf)
 RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
 
 Figures = dict[str, Floats]
+Interval = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Predictions:
 def evaluate(test: Predictions, config: Config, threshold: float) -> dict[str, Any]:
     """Tables for the natural-mix collection, each collection, all together, and groups of patients."""
     names = [collection.name for collection in config.data.collections]
-    collections = {name: test.of(_in_collection(name)) for name in names}
+    collections = {name: test.of(in_collection(name)) for name in names}
     resample = Resampling(config.seed, config.bootstrap_resamples)
     return {
         "interval": f"95 %, {config.bootstrap_resamples} bootstrap resamples of lesions",
@@ -134,18 +136,42 @@ def confusion(part: Predictions) -> NDArray[np.int64]:
     return counts
 
 
-def with_interval(plain: Floats, resampled: Floats) -> dict[str, float | None]:
-    """{"value", "low", "high"}: the figure and the 2.5th and 97.5th percentile of its resamples."""
+def with_interval(plain: Floats, resampled: Floats) -> Interval:
+    """The figure and the 2.5th and 97.5th percentile of its resamples."""
     existing = resampled[~np.isnan(resampled)]
     low, high = np.percentile(existing, [2.5, 97.5]) if len(existing) else (math.nan, math.nan)
-    numbers = {"value": float(plain[0]), "low": float(low), "high": float(high)}
+    return interval(float(plain[0]), float(low), float(high))
+
+
+def interval(value: float, low: float, high: float) -> Interval:
+    """{"value", "low", "high"}, rounded; None for what does not exist."""
+    numbers = {"value": value, "low": low, "high": high}
     return {name: None if math.isnan(number) else round(number, 5) for name, number in numbers.items()}
+
+
+def share_with_interval(hits: Bools, among: Bools, pictures: Sequence[Picture], resample: "Resampling") -> Interval:
+    """Share of `hits` [N] among the pictures `among` [N]. Of none or of all the bootstrap would be certain whatever
+    the number; there the exact interval (Clopper & Pearson 1934) of that many lesions is given.
+    """
+    found = with_interval(
+        metrics.share(hits, among, np.ones((1, len(pictures)))),
+        metrics.share(hits, among, resample.weights(pictures)),
+    )
+    if found["value"] in (0.0, 1.0):
+        chance = chance_of_none(len({p.lesion_id for p, counts in zip(pictures, among, strict=True) if counts}))
+        found |= {"high": round(chance, 5)} if found["value"] == 0 else {"low": round(1 - chance, 5)}
+    return found
+
+
+def chance_of_none(lesions: int) -> float:
+    """The largest share that leaves a 2.5 % chance of seeing none in `lesions`."""
+    return float(1 - 0.025 ** (1 / lesions))
 
 
 def compare_with_network(test: Predictions, network: Predictions, config: Config, threshold: float) -> dict[str, Any]:
     """Headline figures of the graph and of PyTorch on the same pictures. Raises ExportError when they differ."""
     mixes: dict[str, Callable[[Picture], bool]] = {
-        config.data.natural_mix: _in_collection(config.data.natural_mix),
+        config.data.natural_mix: in_collection(config.data.natural_mix),
         "all": lambda _: True,
     }
     compared: dict[str, Any] = {}
@@ -210,17 +236,35 @@ def _malignant_shares(part: Predictions, threshold: float, weights: Floats) -> F
 
 
 def _group_table(part: Predictions, threshold: float, resample: Resampling) -> dict[str, Any]:
-    """Balanced accuracy and the malignancy decision in one group; too small a group gets its size only."""
-    if len(part.pictures) < SMALLEST_GROUP:
-        return _sizes(part) | {"too_few": True}
+    """Balanced accuracy, malignant AUROC and the malignancy decision in one group.
+
+    Too small a group gets its size only; where too few are malignant (or benign), what is a share of them is None.
+    """
+    sizes = _sizes(part)
+    if sizes["pictures"] < SMALLEST_GROUP:
+        return sizes | {"too_few": True}
     labels, predicted = part.labels, part.probabilities.argmax(axis=1)
+    malignant, flagged = MALIGNANT[labels], part.malignancy >= threshold
+    plain, resampled = np.ones((1, len(labels))), resample.weights(part.pictures)
 
-    def of(weights: Floats) -> Figures:
-        accuracy = metrics.balanced_accuracy(labels, predicted, len(CLASSES), weights)
-        return {"balanced_accuracy": accuracy, **_malignant_shares(part, threshold, weights)}
+    def accuracy(weights: Floats) -> Floats:
+        return metrics.balanced_accuracy(labels, predicted, len(CLASSES), weights)
 
-    plain, resampled = of(np.ones((1, len(labels)))), of(resample.weights(part.pictures))
-    return _sizes(part) | {name: with_interval(plain[name], resampled[name]) for name in plain}
+    def auroc(weights: Floats) -> Floats:
+        return metrics.auroc(malignant, part.malignancy, weights)
+
+    few_malignant, few_benign = malignant.sum() < SMALLEST_KIND, (~malignant).sum() < SMALLEST_KIND
+    either_few = few_malignant or few_benign
+    return sizes | {
+        "balanced_accuracy": with_interval(accuracy(plain), accuracy(resampled)),
+        "malignant_auroc": None if either_few else with_interval(auroc(plain), auroc(resampled)),
+        "malignant_sensitivity": None
+        if few_malignant
+        else share_with_interval(flagged, malignant, part.pictures, resample),
+        "malignant_specificity": None
+        if few_benign
+        else share_with_interval(~flagged, ~malignant, part.pictures, resample),
+    }
 
 
 def _sizes(part: Predictions) -> dict[str, int]:
@@ -231,7 +275,8 @@ def _sizes(part: Predictions) -> dict[str, int]:
     }
 
 
-def _in_collection(name: str) -> Callable[[Picture], bool]:
+def in_collection(name: str) -> Callable[[Picture], bool]:
+    """For `Predictions.of`: is a picture of this collection?"""
     return lambda picture: picture.collection == name
 
 
@@ -256,7 +301,7 @@ _GROUPINGS: dict[str, Callable[[Picture], str]] = {
 }
 
 
-def _cut(rgb: Image.Image, aspect: float) -> Image.Image:
+def cut(rgb: Image.Image, aspect: float) -> Image.Image:
     """The largest centred part with this width / height."""
     width, height = min(rgb.width, rgb.height * aspect), min(rgb.height, rgb.width / aspect)
     left, upper = (rgb.width - width) / 2, (rgb.height - height) / 2
@@ -264,9 +309,9 @@ def _cut(rgb: Image.Image, aspect: float) -> Image.Image:
 
 
 _SHAPES: dict[str, Reshape] = {
-    "4:3": lambda rgb: _cut(rgb, 4 / 3),
-    "3:4": lambda rgb: _cut(rgb, 4 / 3).transpose(Image.Transpose.ROTATE_90),
-    "1:1": lambda rgb: _cut(rgb, 1.0),
+    "4:3": lambda rgb: cut(rgb, 4 / 3),
+    "3:4": lambda rgb: cut(rgb, 4 / 3).transpose(Image.Transpose.ROTATE_90),
+    "1:1": lambda rgb: cut(rgb, 1.0),
 }
 
 

@@ -23,8 +23,15 @@ def card(smoke_chain: SmokeChain) -> str:
         "Figures",
         "By class",
         "Calibration and threshold",
+        "Refer, low risk or abstain",
         "By group",
+        "For whom it is not shown to work",
+        "Robustness",
+        "Stability",
         "How a picture becomes square",
+        "Gates",
+        "Explanation",
+        "Number formats",
         "Limits",
         "How to repeat",
     ],
@@ -35,7 +42,16 @@ def test_card_has_every_section(card: str, section: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sentence", ["**Not for**", "no medical device", "CC BY-NC 4.0", "Fitzpatrick I to III", "knows nothing about skin"]
+    "sentence",
+    [
+        "**Not for**",
+        "no medical device",
+        "CC BY-NC 4.0",
+        "Fitzpatrick I to III",
+        "knows nothing about skin",
+        "**Skin tones** 0, 1, 2, 3, 4, 5",
+        "no evidence for a diagnosis",
+    ],
 )
 def test_card_warns(card: str, sentence: str) -> None:
     """Licence, limits, and that the smoke network is a toy."""
@@ -52,7 +68,7 @@ def test_card_figures_are_the_evaluations(smoke_chain: SmokeChain, card: str) ->
 def test_card_links_resolve_inside_the_version(smoke_chain: SmokeChain, card: str) -> None:
     """Every picture the card shows is a file of the version."""
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", card)
-    assert len(links) == 4
+    assert len(links) == 7
     assert set(links) <= set(smoke_chain.version.manifest.files)
 
 

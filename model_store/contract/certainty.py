@@ -1,0 +1,23 @@
+"""How sure a network is of its answer, in one number: the same for choosing the limit and for applying it."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+CertaintyMeasure = Literal["max_probability", "entropy", "margin"]
+
+
+def certainty(probabilities: NDArray[np.floating], measure: CertaintyMeasure) -> NDArray[np.float64]:
+    """Probabilities [N, classes] -> float64 [N] in [0, 1], higher is more certain.
+
+    `max_probability` is that of the first class, `margin` its lead over the second, `entropy` is 1 - H / log(classes).
+    """
+    rows = np.asarray(probabilities, dtype=np.float64)
+    if measure == "entropy":
+        logs = np.log(rows, out=np.zeros_like(rows), where=rows > 0)  # 0 log 0 = 0
+        found = 1 + (rows * logs).sum(axis=1) / np.log(rows.shape[1])
+    else:
+        second, first = np.partition(rows, -2, axis=1)[:, -2:].T
+        found = first - second if measure == "margin" else first
+    return np.asarray(np.clip(found, 0.0, 1.0))

@@ -1,0 +1,112 @@
+"""The int8 variant answers nearly as fp32 does, at a quarter of the size, and is not published otherwise."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from model_store.contract.manifest import Variant
+from training.calibrate import Calibration
+from training.errors import ExportError
+from training.export import OnnxClassifier, export_onnx
+from training.gates import GateHead
+from training.network import pretrained
+from training.quantise import (
+    _correct_biases,
+    _mean_inputs,
+    _rounded,
+    _trunk,
+    compare,
+    is_acceptable,
+    quantise,
+)
+
+FLAT = Calibration(1.0, 0.0, tuple(np.log(np.full(7, 1 / 7))))
+
+
+def images(seed: int, n: int = 8) -> NDArray[np.uint8]:
+    """Smooth coloured pictures, as photographs are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (n, 4, 4, 3))
+    return coarse.repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    """An exported network with ImageNet weights: real ranges, a new last layer that says something."""
+    torch.manual_seed(0)
+    network = pretrained("lite0", 7, dropout=0.0, drop_path=0.0).eval()
+    torch.nn.init.normal_(network.fc.weight, std=0.1)
+    return export_onnx(network, FLAT, GateHead.placeholder(), 64)
+
+
+@pytest.fixture(scope="module")
+def int8(graph: bytes) -> bytes:
+    return quantise(graph, images(1, 16))
+
+
+def test_answers_are_nearly_the_same(graph: bytes, int8: bytes) -> None:
+    """All four outputs are there, and the probabilities stay close for pictures that no range was measured on."""
+    plain, quantised = (OnnxClassifier(g, threads=1).outputs(images(2)) for g in (graph, int8))
+    assert {name: values.shape for name, values in quantised.items()} == {n: v.shape for n, v in plain.items()}
+    shift = np.abs(plain["probabilities"] - quantised["probabilities"]).max(axis=1)
+    assert np.median(shift) < 0.1
+    assert shift.max() > 0, "nothing was quantised"
+
+
+def test_weights_are_eight_bits_and_the_answers_float(graph: bytes, int8: bytes) -> None:
+    """Every convolution but the last layer has int8 weights with a scale per channel; the file is small."""
+    model = onnx.load_from_string(int8)
+    integers = [i for i in model.graph.initializer if i.data_type == onnx.TensorProto.INT8 and len(i.dims) == 4]
+    assert len(integers) == 49
+    last = next(node for node in model.graph.node if "class_maps" in node.output)
+    weights = next(i for i in model.graph.initializer if i.name == last.input[1])
+    assert weights.data_type == onnx.TensorProto.FLOAT
+    assert len(int8) < 0.4 * len(graph)
+
+
+def test_biases_take_back_what_rounding_shifts(graph: bytes) -> None:
+    """Each bias changes by what its channel's rounded weights lose on a mean input, in any grouping; no weight does."""
+    model = onnx.load_from_string(graph)
+    before = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    convolutions = sorted((n for n in _trunk(model.graph) if n.op_type == "Conv"), key=list(model.graph.node).index)[:2]
+    means = _mean_inputs(model, convolutions, images(3))
+    _correct_biases(model, convolutions, images(3))
+    after = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    assert all(np.array_equal(before[name], after[name]) for name in before if before[name].ndim == 4)
+    for node, groups in zip(convolutions, (1, 32), strict=True):
+        weights, mean = before[node.input[1]], means[node.input[0]]
+        for channel in range(32):
+            seen = mean if groups == 1 else mean[channel : channel + 1]
+            lost = ((weights - _rounded(weights))[channel].sum(axis=(1, 2)) * seen).sum()
+            change = after[node.input[2]][channel] - before[node.input[2]][channel]
+            assert change == pytest.approx(lost, abs=1e-5)
+
+
+def test_a_graph_without_a_network_is_an_export_error() -> None:
+    """Something else than an exported network is told, not quantised into nonsense."""
+    empty = onnx.helper.make_model(onnx.helper.make_graph([], "nothing", [], []))
+    with pytest.raises(ExportError, match="no feature map"):
+        quantise(empty.SerializeToString(), images(1, 1))
+
+
+def test_compare_measures_the_loss() -> None:
+    """A changed first diagnosis costs balanced accuracy; the shift is that of the probability that moved most."""
+    labels = np.arange(7)
+    plain = np.eye(7) * 0.86 + 0.02
+    moved = plain.copy()
+    moved[0] = moved[1]
+    variant = compare("model.int8.onnx", plain, moved, labels)
+    assert variant.balanced_accuracy_loss == pytest.approx(1 / 7)
+    assert variant.probability_shift_p99 == pytest.approx(np.percentile([0.86, *[0.0] * 6], 99))
+    same = compare("model.int8.onnx", plain, plain, labels)
+    assert (same.balanced_accuracy_loss, same.probability_shift_p99) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "shift", "published"), [(0.004, 0.05, True), (-0.01, 0.0, True), (0.006, 0.05, False), (0.0, 0.5, False)]
+)
+def test_too_large_a_loss_is_not_published(loss: float, shift: float, published: bool) -> None:
+    """Half a point of balanced accuracy, and a bound on how far a probability may move."""
+    variant = Variant(file="model.int8.onnx", probability_shift_p99=shift, balanced_accuracy_loss=loss)
+    assert is_acceptable(variant) == published
