@@ -1,5 +1,6 @@
 """A trained network -> a published version: calibrate, fit the gate, export, quantise, evaluate, publish."""
 
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from model_store.contract.preprocessing import to_input
 from model_store.contract.quality import measure
 from model_store.store import ModelStore, ModelVersion
 from training.calibrate import Calibration, OperatingPoint, calibrate, choose_gate, choose_quality, natural_log_prior
-from training.config import Config, read_config
+from training.config import Config
 from training.evaluation import tables as evaluation
 from training.evaluation.card import model_card
 from training.evaluation.decision import Rules
@@ -248,11 +249,15 @@ def _as_floats(images: NDArray[np.uint8]) -> Tensor:
 
 
 def _starts(folder: Path, config: Config) -> list[Path]:
-    """Folders of the runs that this one's weights come from, the latest first. Raises ConfigError."""
+    """Folders of the runs that this one's weights come from, the latest first.
+
+    Of an earlier run only this one key is read: it may have been trained before the configuration had all of today's.
+    """
     found: list[Path] = []
-    while config.start_from:
-        found.append(folder.parent / config.start_from)
-        config = read_config(found[-1] / CONFIG_FILE)
+    name = config.start_from
+    while name:
+        found.append(folder.parent / name)
+        name = tomllib.loads((found[-1] / CONFIG_FILE).read_text(encoding="utf-8")).get("start_from")
     return found
 
 
