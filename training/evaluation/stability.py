@@ -38,14 +38,18 @@ def measure_stability(
 ) -> dict[str, Any]:
     """Each view of `part`'s pictures against the answer to the picture as it is. JSON-ready.
 
-    `all views` takes every picture with every view as one case.
+    The picture as it is goes the views' own way, in which squashed copies are given their true shape back first: what
+    that resampling changes is not the view's doing. `all views` takes every picture with every view as one case.
     """
     answers = {
         name: Predictions(part.pictures, classify(classifier, renderer.batches(part.pictures, name, view)))
         for name, view in VIEWS.items()
     }
-    views = {name: _changes([(part, seen)], threshold, resample) for name, seen in answers.items()}
-    together = _changes([(part, seen) for seen in answers.values()], threshold, resample)
+    plain = Predictions(
+        part.pictures, classify(classifier, renderer.batches(part.pictures, "as it is", lambda rgb: rgb))
+    )
+    views = {name: _changes([(plain, seen)], threshold, resample) for name, seen in answers.items()}
+    together = _changes([(plain, seen) for seen in answers.values()], threshold, resample)
     return {"pictures": len(part.pictures), "views": views | {"all views": together}}
 
 
