@@ -73,7 +73,8 @@ class ShippedNetwork(nn.Module):
         if self.network.mirror:
             plain, mirrored = halves(class_maps)
             class_maps = (plain + mirrored.flip(3)) / 2  # a cell stands for its place in the picture again
-            features = sum(halves(features)) / 2
+            plain, mirrored = halves(features)
+            features = (plain + mirrored) / 2
         logits = class_maps.mean(dim=(2, 3), keepdim=True).flatten(1) + self.bias
         embedding, score = self.head(features)
         return functional.softmax(logits, dim=1), class_maps, embedding, score

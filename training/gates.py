@@ -93,7 +93,7 @@ def fit_gate(lesions: Features, stand_ins: Features, outliers: Mapping[str, Feat
     scale = spread + 1e-3 * spread.mean() + 1e-6  # a feature that never fires must not shout when it first does
 
     def standardised(features: Features) -> NDArray[np.float64]:
-        return np.clip((features - centre) / scale, -_FARTHEST, _FARTHEST)
+        return np.asarray(np.clip((features - centre) / scale, -_FARTHEST, _FARTHEST), dtype=np.float64)
 
     _, lengths, directions = np.linalg.svd(standardised(lesions), full_matrices=False)
     axes = np.zeros((EMBEDDING, lesions.shape[1]))
