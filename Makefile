@@ -25,7 +25,7 @@ format: $(VENV)/.everything ## bring the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: $(VENV)/.everything ## train, evaluate and publish the shipped network (about 80 minutes; resumes where it stopped)
+train: $(VENV)/.everything ## train, evaluate and publish the shipped network (about 105 minutes; resumes where it stopped)
 	$(BIN)/dermserve-train training/configs/baseline.toml --data $(DATA) --store runs/store --resume
 	$(BIN)/dermserve-train training/configs/finetune.toml --data $(DATA) --store model_store/models --resume $(OPTIONS)
 

@@ -59,7 +59,7 @@ def test_weight_counts_like_repetition() -> None:
 def test_reliability_bins_hold_all_pictures() -> None:
     """Every picture stands in one bin; empty bins have neither confidence nor accuracy."""
     probabilities = np.array([[0.95, 0.05], [0.97, 0.03], [0.6, 0.4]])
-    confidence, accuracy, counts = metrics.reliability(np.array([0, 1, 0]), probabilities)
+    confidence, accuracy, counts = metrics.reliability(probabilities.max(axis=1), np.array([1.0, 0.0, 1.0]))
     assert counts.sum() == 3
     assert confidence[14] == pytest.approx(0.96)
     assert accuracy[14] == 0.5

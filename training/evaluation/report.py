@@ -94,7 +94,7 @@ def full_report(
         "selective": selective_report(part, rules.certainty, resample),
         "decision": decision_report(natural, rules, resample),
         "gates": gate_report(everything, outliers, rules.in_distribution, resample),
-        "stability": measure_stability(classifier, _taken(part, some), renderer, rules.threshold, resample),
+        "stability": measure_stability(classifier, _taken(part, some).pictures, renderer, rules.threshold, resample),
         "robustness": measure_robustness(
             classifier, part.pictures, renderer, rules, resample, effort.robustness_per_class
         ),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from training.data import Picture
 from training.evaluation.tables import Interval, Predictions, Resampling, classify, share_with_interval
 from training.export import OnnxClassifier
 from training.metrics import Bools
@@ -34,28 +35,28 @@ VIEWS: dict[str, Reshape] = {
 
 
 def measure_stability(
-    classifier: OnnxClassifier, part: Predictions, renderer: Renderer, threshold: float, resample: Resampling
+    classifier: OnnxClassifier,
+    pictures: tuple[Picture, ...],
+    renderer: Renderer,
+    threshold: float,
+    resample: Resampling,
 ) -> dict[str, Any]:
-    """Each view of `part`'s pictures against the answer to the picture as it is. JSON-ready.
+    """Each view of the pictures against the answer to the picture as it is. JSON-ready.
 
     The picture as it is goes the views' own way, in which squashed copies are given their true shape back first: what
     that resampling changes is not the view's doing. `all views` takes every picture with every view as one case.
     """
     answers = {
-        name: Predictions(part.pictures, classify(classifier, renderer.batches(part.pictures, name, view)))
+        name: Predictions(pictures, classify(classifier, renderer.batches(pictures, name, view)))
         for name, view in VIEWS.items()
     }
-    plain = Predictions(
-        part.pictures, classify(classifier, renderer.batches(part.pictures, "as it is", lambda rgb: rgb))
-    )
-    views = {name: _changes([(plain, seen)], threshold, resample) for name, seen in answers.items()}
-    together = _changes([(plain, seen) for seen in answers.values()], threshold, resample)
-    return {"pictures": len(part.pictures), "views": views | {"all views": together}}
+    plain = Predictions(pictures, classify(classifier, renderer.batches(pictures, "as it is", lambda rgb: rgb)))
+    views = {name: changes([(plain, seen)], threshold, resample) for name, seen in answers.items()}
+    together = changes([(plain, seen) for seen in answers.values()], threshold, resample)
+    return {"pictures": len(pictures), "views": views | {"all views": together}}
 
 
-def _changes(
-    pairs: Sequence[tuple[Predictions, Predictions]], threshold: float, resample: Resampling
-) -> dict[str, Any]:
+def changes(pairs: Sequence[tuple[Predictions, Predictions]], threshold: float, resample: Resampling) -> dict[str, Any]:
     """Largest change of a probability, and how often diagnosis and malignancy decision stay."""
     pictures = [picture for plain, _ in pairs for picture in plain.pictures]
     change = np.concatenate([np.abs(p.probabilities - s.probabilities).max(axis=1) for p, s in pairs])

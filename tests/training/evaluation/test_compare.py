@@ -22,7 +22,7 @@ from training.evaluation.gallery import INDEX, write_gallery
 from training.evaluation.tables import Predictions, Resampling
 from training.export import OUTPUTS
 
-SMOKE = Path(__file__).parents[2] / "training" / "configs" / "smoke.toml"
+SMOKE = Path(__file__).parents[3] / "training" / "configs" / "smoke.toml"
 PICTURES = 24
 
 

@@ -12,7 +12,7 @@ from tests.training.tiny_graph import colour_weights, tiny_graph
 from training.config import Config
 from training.data import Picture
 from training.evaluation.robustness import CHANGES, measure_robustness
-from training.evaluation.stability import VIEWS, measure_stability
+from training.evaluation.stability import VIEWS, changes, measure_stability
 from training.evaluation.tables import Predictions, Resampling, classify
 from training.export import OnnxClassifier
 from training.render import Renderer, contract_of
@@ -83,8 +83,7 @@ def test_colour_judge_is_stable(smoke_config: Config, tmp_path: Path) -> None:
     pictures = _coloured(tmp_path, malignant=3, benign=3)
     renderer = Renderer(smoke_config, contract_of(smoke_config.input))
     classifier = OnnxClassifier(tiny_graph(colour_weights()))
-    part = Predictions(pictures, classify(classifier, renderer.batches(pictures)))
-    views = measure_stability(classifier, part, renderer, 0.5, RESAMPLING)["views"]
+    views = measure_stability(classifier, pictures, renderer, 0.5, RESAMPLING)["views"]
     assert list(views) == [*VIEWS, "all views"]
     assert views["turned 180 degrees"]["p95_largest_change"] < 1e-3
     assert views["all views"]["same_first_diagnosis"]["value"] == 1.0
@@ -94,10 +93,11 @@ def test_instability_shows(smoke_config: Config, tmp_path: Path) -> None:
     """Against answers of another network, changes and lost diagnoses are counted."""
     pictures = _coloured(tmp_path, malignant=4, benign=4)
     renderer = Renderer(smoke_config, contract_of(smoke_config.input))
-    opposite = OnnxClassifier(tiny_graph(-colour_weights()))
-    part = Predictions(pictures, classify(opposite, renderer.batches(pictures)))
-    classifier = OnnxClassifier(tiny_graph(colour_weights()))
-    together = measure_stability(classifier, part, renderer, 0.5, RESAMPLING)["views"]["all views"]
+    answers = [
+        Predictions(pictures, classify(OnnxClassifier(tiny_graph(weights)), renderer.batches(pictures)))
+        for weights in (colour_weights(), -colour_weights())
+    ]
+    together = changes([(answers[0], answers[1])], 0.5, RESAMPLING)
     assert together["same_first_diagnosis"]["value"] == 0.0
     assert together["same_malignancy_decision"]["value"] == 0.0
     assert together["median_largest_change"] > 0.5
