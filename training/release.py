@@ -2,7 +2,7 @@
 
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from tqdm import tqdm
 from model_store.contract import manifest
 from model_store.contract.manifest import Certainty, Variant, VariantName
 from model_store.contract.preprocessing import to_input
-from model_store.contract.quality import measure
 from model_store.store import ModelStore, ModelVersion
 from training.calibrate import Calibration, OperatingPoint, calibrate, choose_gate, choose_quality, natural_log_prior
 from training.config import Config
 from training.evaluation import tables as evaluation
 from training.evaluation.card import model_card
-from training.evaluation.decision import Rules
+from training.evaluation.decision import Rules, qualities
 from training.evaluation.plots import draw_plots
 from training.evaluation.refusals import judge_outliers
 from training.evaluation.report import Report, Tested, full_report, sensitivity_and_specificity
@@ -42,12 +41,12 @@ from training.provenance import read_record
 from training.publish import CONFIG_FILE, GRAPH_FILES, Chosen, publish, version_files
 from training.quantise import compare, is_acceptable, quantise
 from training.reference import reference_statistics
+from training.render import in_batches
 from training.run import Run
 from training.train import EpochLog, predict_logits
 
 _SAMPLE = 2400  # training pictures that the gate and the reference statistics are made from
 _RANGES = 256  # of those, pictures that int8's ranges are measured on
-_ANY_SIZE = 1 << 16  # pixels: the collections' copies are smaller than what the camera gave, so size is not judged
 
 
 def release(run: Run, network: EfficientNetLite, log: Sequence[EpochLog], store: ModelStore) -> ModelVersion:
@@ -104,9 +103,9 @@ def _fit_gate(
         if outlier.half == "fit":
             by_kind[outlier.kind].append(to_input(outlier.open(), run.renderer.contract))
     head = fit_gate(
-        features(split_batches(sample)),
-        features(split_batches(np.stack([to_input(drawn, run.renderer.contract) for drawn in drawn_lesions()]))),
-        {kind: features(split_batches(np.stack(images))) for kind, images in by_kind.items()},
+        features(in_batches(sample)),
+        features(in_batches(np.stack([to_input(drawn, run.renderer.contract) for drawn in drawn_lesions()]))),
+        {kind: features(in_batches(np.stack(images))) for kind, images in by_kind.items()},
     )
     return head, found
 
@@ -120,7 +119,7 @@ def _choose_rules(run: Run, fp32: bytes, chosen: OperatingPoint) -> tuple[Rules,
     for picture, score in zip(pictures, validation.outputs[IN_DISTRIBUTION].tolist(), strict=True):
         scores[picture.collection].append(score)
     by_collection = {name: np.array(values) for name, values in scores.items()}
-    measured = [measure(image, _ANY_SIZE, _ANY_SIZE) for image in images]
+    measured = qualities(images)
     certainty = chosen.certainty
     rules = Rules(
         chosen.threshold,
@@ -142,7 +141,7 @@ def _quantise(
     variants = {"fp32": Variant(file=GRAPH_FILES["fp32"], probability_shift_p99=0.0, balanced_accuracy_loss=0.0)}
     int8 = quantise(fp32, sample[:_RANGES])
     plain = validation.predictions
-    quantised = classify(OnnxClassifier(int8), split_batches(validation.images))
+    quantised = classify(OnnxClassifier(int8), in_batches(validation.images))
     variant = compare(GRAPH_FILES["int8"], plain.probabilities, quantised, plain.labels)
     tqdm.write(
         f"int8: balanced accuracy {-variant.balanced_accuracy_loss:+.4f}, probabilities move by "
@@ -165,7 +164,7 @@ def _evaluate(
     """The evaluation file's content, and what the plots are drawn from. Raises ExportError."""
     test, classifier = run.part("test"), OnnxClassifier(graphs["fp32"])
     tested = Tested.by(classifier, test, np.concatenate(list(run.renderer.batches(test, "test"))))
-    logits = predict_logits(network, map(_as_floats, split_batches(tested.images))).numpy()
+    logits = predict_logits(network, map(_as_floats, in_batches(tested.images))).numpy()
     reference = evaluation.Predictions(test, chosen.calibration.probabilities(logits))
     difference = require_parity(tested.predictions.probabilities, reference.probabilities)
     outside = judge_outliers(classifier, found, run.renderer.contract, rules.quality)
@@ -198,8 +197,8 @@ def _reference(run: Run, fp32: bytes, sample: NDArray[np.uint8], validation: Tes
     training = Tested.by(OnnxClassifier(fp32), run.part("train")[: len(sample)], sample)
     unseen = {name: values[natural] for name, values in validation.outputs.items()}
     return reference_statistics(
-        ([measure(image, _ANY_SIZE, _ANY_SIZE) for image in sample], training.outputs),
-        ([measure(image, _ANY_SIZE, _ANY_SIZE) for image in validation.images[natural]], unseen),
+        (qualities(sample), training.outputs),
+        (qualities(validation.images[natural]), unseen),
         rules.certainty.measure,
     )
 
@@ -259,12 +258,6 @@ def _starts(folder: Path, config: Config) -> list[Path]:
         found.append(folder.parent / name)
         name = tomllib.loads((found[-1] / CONFIG_FILE).read_text(encoding="utf-8")).get("start_from")
     return found
-
-
-def split_batches(images: NDArray[np.uint8], size: int = 32) -> Iterator[NDArray[np.uint8]]:
-    """Batches of at most `size`."""
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
 
 
 def _short(figure: dict[str, float | None]) -> str:

@@ -55,6 +55,12 @@ class Renderer:
         return to_input(reshape(rgb) if reshape else rgb, self.contract)
 
 
+def in_batches(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Images [N, H, W, 3] that are in memory already, in batches of the size that `Renderer.batches` gives."""
+    for start in range(0, len(images), _BATCH):
+        yield images[start : start + _BATCH]
+
+
 def at_aspect(rgb: Image.Image, aspect: float | None) -> Image.Image:
     """Stretch the shorter-than-true side, so that width / height is `aspect`; None leaves the picture alone."""
     if aspect is None or abs(rgb.width / rgb.height / aspect - 1) < _ASPECT_SLACK:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model_store.contract.certainty import certainty
 from model_store.contract.manifest import Certainty, InDistribution, Manifest
-from model_store.contract.quality import QualityLimits, measure, problems
+from model_store.contract.quality import PictureQuality, QualityLimits, measure, problems
 from training import metrics
 from training.calibrate import MALIGNANT
 from training.data import Picture
@@ -88,7 +88,12 @@ def answers_to(
 
 def poor_quality(images: NDArray[np.uint8], limits: QualityLimits) -> Bools:
     """Which of the images uint8 [N, H, W, 3] the quality gate refuses, their size apart."""
-    return np.array([bool(problems(measure(image, _ANY_SIZE, _ANY_SIZE), limits)) for image in images], bool)
+    return np.array([bool(problems(quality, limits)) for quality in qualities(images)], bool)
+
+
+def qualities(images: NDArray[np.uint8]) -> list[PictureQuality]:
+    """What the quality gate measures on images uint8 [N, H, W, 3], with a size that is never too small."""
+    return [measure(image, _ANY_SIZE, _ANY_SIZE) for image in images]
 
 
 def abstain_reasons(answers: Answers, rules: Rules) -> dict[str, Bools]:

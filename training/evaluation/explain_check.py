@@ -19,8 +19,8 @@ from scipy.stats import spearmanr
 from training.evaluation.tables import Interval, Predictions, Resampling, with_interval
 from training.export import CLASS_MAPS, OnnxClassifier
 from training.metrics import Bools, Floats, mean
+from training.render import in_batches
 
-_BATCH = 32
 _SHUFFLES = 4
 _HALF_AXES = 0.95  # of the ellipse in which a lesion is looked for: the corners may be dark
 _LESION_SHARES = (0.02, 0.6)  # of the ellipse: a mask outside these found something else
@@ -111,8 +111,7 @@ def otsu(values: Floats) -> tuple[float, float]:
 
 
 def _class_maps(classifier: OnnxClassifier, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    starts = range(0, len(images), _BATCH)
-    return np.concatenate([classifier.outputs(images[start : start + _BATCH])[CLASS_MAPS] for start in starts])
+    return np.concatenate([classifier.outputs(batch)[CLASS_MAPS] for batch in in_batches(images)])
 
 
 def _correlations(maps: NDArray[np.float32], others: Sequence[NDArray[np.float32]]) -> dict[str, float]:

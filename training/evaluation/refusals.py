@@ -25,8 +25,7 @@ from training.evaluation.tables import (
 from training.export import IN_DISTRIBUTION, OnnxClassifier
 from training.metrics import Bools, Floats
 from training.outliers import Outlier
-
-_BATCH = 32
+from training.render import in_batches
 
 _GROUPINGS: dict[str, Callable[[Picture], str]] = {
     "collection": lambda picture: picture.collection,
@@ -55,7 +54,7 @@ def judge_outliers(
 
 
 def _judged(classifier: OnnxClassifier, images: Sequence[NDArray[np.uint8]], limits: QualityLimits) -> Outside:
-    batches = [np.stack(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+    batches = list(in_batches(np.stack(images)))
     scores = np.concatenate([classifier.outputs(batch)[IN_DISTRIBUTION] for batch in batches]).astype(np.float64)
     return Outside(scores, np.concatenate([poor_quality(batch, limits) for batch in batches]))
 

@@ -21,9 +21,7 @@ from training.evaluation.selective import selective_report
 from training.evaluation.stability import measure_stability
 from training.evaluation.tables import Predictions, Resampling, classify, evaluate, in_collection
 from training.export import CLASS_MAPS, IN_DISTRIBUTION, PROBABILITIES, OnnxClassifier
-from training.render import Renderer
-
-_BATCH = 32
+from training.render import Renderer, in_batches
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Tested:
     @staticmethod
     def by(classifier: OnnxClassifier, pictures: tuple[Picture, ...], images: NDArray[np.uint8]) -> "Tested":
         """Ask the graph; images uint8 [N, H, W, 3]."""
-        batches = [classifier.outputs(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+        batches = [classifier.outputs(batch) for batch in in_batches(images)]
         return Tested(pictures, images, {name: np.concatenate([b[name] for b in batches]) for name in batches[0]})
 
     @property
@@ -121,8 +119,7 @@ def sensitivity_and_specificity(report: Report) -> tuple[float, float]:
 def _variant(graph: bytes, tested: Tested, config: Config, rules: Rules, resample: Resampling) -> dict[str, Any]:
     """Another number format against fp32, on the natural mix and on all, with paired intervals."""
     classifier, plain = OnnxClassifier(graph), tested.predictions
-    batches = (tested.images[start : start + _BATCH] for start in range(0, len(tested.images), _BATCH))
-    other = Predictions(tested.pictures, classify(classifier, batches))
+    other = Predictions(tested.pictures, classify(classifier, in_batches(tested.images)))
     thresholds, natural = (rules.threshold, rules.threshold), in_collection(config.data.natural_mix)
     return {
         config.data.natural_mix: paired(plain.of(natural), other.of(natural), thresholds, resample),
