@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store=options.store,
         run=options.run or Path("runs") / options.config.stem,
         resume=options.resume,
+        train_only=options.train_only,
         promote=tuple(options.promote),
         arguments=words,
     )
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; finished epochs are kept in {order.run}, --resume goes on", file=sys.stderr)
         return INTERRUPTED
+    if version is None:
+        print(f"trained; nothing published, the weights are in {order.run}")
+        return 0
     manifest = version.manifest
     print(f"published {manifest.name} version {manifest.version} ({version.digest}) in {version.folder}")
     for alias in order.promote:
@@ -79,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, metavar="DIR", required=True, help="model store to publish to")
     parser.add_argument("--run", type=Path, metavar="DIR", help="checkpoints, log and plots (default: runs/<CONFIG>)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --run from its last finished epoch")
+    parser.add_argument(
+        "--train-only", action="store_true", help="stop after the training: for a run that others start or learn from"
+    )
     parser.add_argument(
         "--promote",
         action="append",

@@ -142,6 +142,16 @@ class Train(_Section):
         raise IndexError("epoch past the end of the last stage")
 
 
+class Distillation(_Section):
+    """Learning from other runs' answers (Hinton et al., arXiv:1503.02531) beside the diagnoses."""
+
+    teachers: tuple[str, ...] = Field(
+        min_length=1, description="names of finished runs beside this one; the mean of their logits is learnt"
+    )
+    weight: float = Field(gt=0, lt=1, description="the teachers' share of the loss; the diagnoses have the rest")
+    temperature: float = Field(ge=1, description="both sides' logits are divided by it: small differences count more")
+
+
 class Input(_Section):
     """The picture the exported graph takes: the preprocessing half of the contract."""
 
@@ -179,6 +189,7 @@ class Config(_Section):
         pattern=r"^[A-Za-z0-9._-]+$",
         description="name of a finished run beside this one whose averaged weights are trained on; else ImageNet's",
     )
+    distillation: Distillation | None = None
 
     @property
     def digest(self) -> str:
@@ -188,8 +199,9 @@ class Config(_Section):
     @property
     def training_digest(self) -> str:
         """sha256 of what decides the trained weights; evaluation and export may change without a new training."""
-        parts = {"seed", "data", "network", "augmentation", "train"} | ({"start_from"} if self.start_from else set())
-        return _digest(self.model_dump_json(include=parts))
+        parts = {"seed", "data", "network", "augmentation", "train"}
+        optional = {name for name in ("start_from", "distillation") if getattr(self, name)}
+        return _digest(self.model_dump_json(include=parts | optional))
 
 
 def _digest(text: str) -> str:

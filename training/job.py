@@ -20,14 +20,15 @@ from training.data import (
     split_by_lesion,
     write_split,
 )
+from training.earlier import CHECKPOINT, CONFIG_FILE
 from training.errors import ConfigError, ResumeError
 from training.generate import write_collection
 from training.network import EfficientNetLite
 from training.provenance import command_line, record_run
-from training.publish import CONFIG_FILE, SPLIT_FILE
+from training.publish import SPLIT_FILE
 from training.release import heading, release
 from training.run import Run
-from training.train import CHECKPOINT, EpochLog, Trainer
+from training.train import EpochLog, Trainer
 
 GENERATED = "generated"
 
@@ -41,18 +42,24 @@ class Order:
     store: Path
     run: Path
     resume: bool
+    train_only: bool
     promote: tuple[str, ...]
     arguments: tuple[str, ...]
 
 
-def train_and_publish(order: Order) -> ModelVersion:
-    """Every step from the configuration to the published version. Raises TrainingError and StoreError."""
+def train_and_publish(order: Order) -> ModelVersion | None:
+    """Every step from the configuration to the published version; none for an order that only trains.
+
+    Raises TrainingError and StoreError.
+    """
     config = read_config(order.config_file)
     _require_new_or_resumed(order)
     heading("Reading the data")
     run, loaded = _read_data(config, order)
     heading(f"Training {config.network.variant}: {config.train.epochs} epochs, {len(run.part('train'))} pictures")
     network, log = _train(run, loaded, order.config_file)
+    if order.train_only:
+        return None
     del loaded  # a gigabyte and more; what follows reads the files afresh
     store = ModelStore(order.store)
     version = release(run, network, log, store)

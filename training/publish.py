@@ -15,6 +15,7 @@ from model_store.contract.quality import QualityLimits
 from model_store.store import ModelStore, ModelVersion
 from training.config import Config
 from training.data import CLASSES
+from training.earlier import CONFIG_FILE
 from training.export import INPUT, OUTPUTS
 from training.provenance import RUN_RECORD, RunRecord
 from training.train import LOG
@@ -25,7 +26,6 @@ GOLDEN_FILE = "golden.npz"
 CARD_FILE = "MODEL_CARD.md"
 EVALUATION_FILE = "evaluation.json"
 REFERENCE_FILE = "reference.json"
-CONFIG_FILE = "config.toml"
 SPLIT_FILE = "split.csv"
 _RECORDS = (CONFIG_FILE, LOG, RUN_RECORD)
 # Other processors and ONNX Runtime versions add up in another order: differences of some 1e-5 were seen between
@@ -85,6 +85,7 @@ def publish(
 def version_files(
     run: Path,
     starts: Sequence[Path],
+    teachers: Sequence[Path],
     graphs: Mapping[VariantName, bytes],
     golden: GoldenVectors,
     reference: dict[str, Any],
@@ -107,6 +108,8 @@ def version_files(
     files |= {name: (run / name).read_bytes() for name in _RECORDS}
     for depth, start in enumerate(starts, start=1):
         files |= {"start/" * depth + name: (start / name).read_bytes() for name in _RECORDS}
+    for teacher in teachers:
+        files |= {f"teachers/{teacher.name}/{name}": (teacher / name).read_bytes() for name in _RECORDS}
     files |= {f"plots/{plot.name}": plot.read_bytes() for plot in sorted((run / "plots").glob("*.png"))}
     return files
 

@@ -1,9 +1,7 @@
 """A trained network -> a published version: calibrate, fit the gate, export, quantise, evaluate, publish."""
 
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from model_store.contract.manifest import Certainty, Variant, VariantName
 from model_store.contract.preprocessing import to_input
 from model_store.store import ModelStore, ModelVersion
 from training.calibrate import Calibration, OperatingPoint, calibrate, choose_gate, choose_quality, natural_log_prior
-from training.config import Config
+from training.earlier import starts, teachers
 from training.evaluation import tables as evaluation
 from training.evaluation.card import model_card
 from training.evaluation.decision import Rules, qualities
@@ -38,7 +36,7 @@ from training.generate import drawn_lesions
 from training.network import EfficientNetLite
 from training.outliers import Outlier, outliers
 from training.provenance import read_record
-from training.publish import CONFIG_FILE, GRAPH_FILES, Chosen, publish, version_files
+from training.publish import GRAPH_FILES, Chosen, publish, version_files
 from training.quantise import compare, is_acceptable, quantise
 from training.reference import reference_statistics
 from training.render import in_batches
@@ -235,29 +233,17 @@ def _publish(
 ) -> ModelVersion:
     contract = run.renderer.contract
     golden = golden_vectors(graphs, contract)
-    starts = _starts(run.folder, run.config)
-    records = [read_record(start) for start in reversed(starts)]
+    start_runs = starts(run.folder, run.config)
+    records = [read_record(start) for start in reversed(start_runs)]
     card = model_card(run.config, run.record, records, content, run.pictures, run.parts)
-    files = version_files(run.folder, starts, graphs, golden, reference, content, card)
+    earlier = (start_runs, teachers(run.folder, run.config))
+    files = version_files(run.folder, *earlier, graphs, golden, reference, content, card)
     return publish(store, run.config, run.record, contract, chosen, variants, files)
 
 
 def _as_floats(images: NDArray[np.uint8]) -> Tensor:
     """uint8 [n, H, W, 3] -> float32 [n, 3, H, W], what the network takes."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float()
-
-
-def _starts(folder: Path, config: Config) -> list[Path]:
-    """Folders of the runs that this one's weights come from, the latest first.
-
-    Of an earlier run only this one key is read: it may have been trained before the configuration had all of today's.
-    """
-    found: list[Path] = []
-    name = config.start_from
-    while name:
-        found.append(folder.parent / name)
-        name = tomllib.loads((found[-1] / CONFIG_FILE).read_text(encoding="utf-8")).get("start_from")
-    return found
 
 
 def _short(figure: dict[str, float | None]) -> str:

@@ -22,14 +22,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from training.augment import augment
-from training.config import Config
+from training.config import Config, Distillation
 from training.data import CLASSES, LoadedPictures, Picture
+from training.earlier import CHECKPOINT, averaged_weights, teacher, teachers
 from training.errors import ResumeError
 from training.metrics import balanced_accuracy
 from training.network import EfficientNetLite, pretrained
 
-CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
+TEACHERS_LOGITS = "teachers_logits.npy"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Trainer:
         network = pretrained(config.network.variant, len(CLASSES), config.network.dropout, config.network.drop_path)
         # mypy: the stub of Module.to lacks memory_format.
         if config.start_from:
-            network.load_state_dict(self._weights_of(config.start_from))
+            network.load_state_dict(averaged_weights(run.parent / config.start_from, identity))
         network.freeze(config.network.frozen_blocks, config.network.frozen_norms)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = get_ema_multi_avg_fn(config.train.ema_decay)  # type: ignore[no-untyped-call]
@@ -69,26 +70,13 @@ class Trainer:
             _parameter_groups(self.network, config.train.weight_decay), lr=config.train.learning_rate
         )
         self.log: list[EpochLog] = []
+        self._taught: Tensor | None = None
 
     @property
     def averaged_network(self) -> EfficientNetLite:
         """The exponential moving average of the weights: what is evaluated and exported."""
         network: EfficientNetLite = self.average.module  # type: ignore[assignment]
         return network.eval()
-
-    def _weights_of(self, name: str) -> dict[str, Tensor]:
-        """The averaged weights of a run beside this one. Raises ResumeError.
-
-        It must have had the same split: pictures that it was trained on must not be tested on now.
-        """
-        file = self.run.parent / name / CHECKPOINT
-        if not file.exists():
-            raise ResumeError(f"start_from names the run {name!r}, but there is no {file}: train that one first")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        if state["identity"].split()[1:] != self.identity.split()[1:]:
-            raise ResumeError(f"{file} was trained on other data or another split than this run's")
-        prefix = "module."
-        return {n.removeprefix(prefix): t for n, t in state["average"].items() if n.startswith(prefix)}
 
     def resume(self) -> int:
         """Continue from the checkpoint, if there is one. Returns the number of epochs that are done.
@@ -112,10 +100,12 @@ class Trainer:
 
     def fit(self) -> None:
         """Train the epochs that are left; after each: validate, log, checkpoint."""
+        self._taught = self._teachers_answers() if self.config.distillation else None
         for epoch in range(len(self.log), self.config.train.epochs):
             started = time.monotonic()
             train_loss, rate = self._train_epoch(epoch)
-            logits = predict_logits(self.averaged_network, self._squashed(epoch), progress="validating")
+            images = self._squashed(self.indices["validation"], self.config.train.pixels_at(epoch))
+            logits = predict_logits(self.averaged_network, images, progress="validating")
             loss, accuracy = self._validation_figures(logits)
             seconds = time.monotonic() - started
             pixels, last_rate = self.config.train.pixels_at(epoch), float(self.optimiser.param_groups[0]["lr"])
@@ -154,12 +144,31 @@ class Trainer:
         with autocast(self.device):
             logits = self.network(images).float()
         loss = functional.cross_entropy(logits + priors.to(self.device), targets.to(self.device))
+        if self._taught is not None and self.config.distillation is not None:
+            apart = distance_to_teachers(logits, self._taught[batch].to(self.device), self.config.distillation)
+            loss = torch.lerp(loss, apart, self.config.distillation.weight)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimiser.step()
         self.average.update_parameters(self.network)
         return loss.item()
+
+    def _teachers_answers(self) -> Tensor:
+        """Mean logits of the teachers for every picture, whole and at the largest size: float32 [pictures, classes].
+
+        Computed once and kept in the run's folder: a resumed run reads them.
+        """
+        file = self.run / TEACHERS_LOGITS
+        if not file.exists():
+            size = max(stage.pixels for stage in self.config.train.stages)
+            answers = []
+            for run in teachers(self.run, self.config):
+                network = teacher(run, self.identity, len(CLASSES)).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                everything = torch.arange(len(self.loaded.pictures))
+                answers.append(predict_logits(network, self._squashed(everything, size), progress=run.name))
+            np.save(file, torch.stack(answers).mean(0).numpy())
+        return torch.from_numpy(np.load(file))
 
     def _batches(self, random: torch.Generator) -> list[Tensor]:
         """Shuffled indices of the training part; the last, smaller batch is left out, as BatchNorm wants full ones."""
@@ -176,10 +185,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = float(self.config.train.learning_rate * factor)
 
-    def _squashed(self, epoch: int) -> Iterator[Tensor]:
-        """The validation pictures, whole and squashed to the epoch's size, as float32 batches."""
-        size = self.config.train.pixels_at(epoch)
-        for batch in torch.split(self.indices["validation"], 64):
+    def _squashed(self, indices: Tensor, size: int) -> Iterator[Tensor]:
+        """Pictures, whole and squashed to `size`, as float32 batches."""
+        for batch in torch.split(indices, 64):
             images = torch.from_numpy(self.loaded.pixels[batch.numpy()]).permute(0, 3, 1, 2).float()
             yield functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
@@ -225,6 +233,16 @@ def log_priors(pictures: tuple[Picture, ...], train: Tensor) -> Tensor:
     logs = {name: np.log(count / count.sum()) for name, count in counts.items()}
     none = np.zeros(len(CLASSES))  # a collection with no training picture
     return torch.tensor(np.stack([logs.get(picture.collection, none) for picture in pictures]), dtype=torch.float32)
+
+
+def distance_to_teachers(logits: Tensor, taught: Tensor, distillation: Distillation) -> Tensor:
+    """Kullback-Leibler divergence of softened answers, mean over the batch; both [n, classes] without any prior.
+
+    Times the square of the temperature, so that its gradients are of the size of the diagnoses' (Hinton et al.).
+    """
+    temperature = distillation.temperature
+    ours, theirs = (functional.log_softmax(x / temperature, 1) for x in (logits, taught))
+    return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
 
 
 @torch.inference_mode()

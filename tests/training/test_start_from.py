@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from model_store.store import ModelStore
 from tests.training.conftest import SMOKE_CONFIG, SmokeChain
 from training.__main__ import EXPECTED_FAILURE, main
+from training.config import Distillation
+from training.train import TEACHERS_LOGITS, distance_to_teachers
 
 
 def continued(folder: Path, start: str, **replaced: str) -> Path:
@@ -39,6 +42,34 @@ def test_another_split_is_refused(smoke_chain: SmokeChain, tmp_path: Path, capsy
     run = smoke_chain.run.with_name("refused")
     assert main((str(config), "--store", str(tmp_path), "--run", str(run))) == EXPECTED_FAILURE
     assert "another split" in capsys.readouterr().err
+
+
+def test_a_run_learns_from_teachers(smoke_chain: SmokeChain, tmp_path: Path) -> None:
+    """The version records its teachers, and the run keeps their answers: a resumed run needs them no more."""
+    config, run = continued(tmp_path, smoke_chain.run.name), smoke_chain.run.with_name("pupil")
+    teaching = f'\n[distillation]\nteachers = ["{smoke_chain.run.name}"]\nweight = 0.5\ntemperature = 2\n'
+    config.write_text(config.read_text() + teaching)
+    assert main((str(config), "--store", str(tmp_path / "store"), "--run", str(run))) == 0
+    version = ModelStore(tmp_path / "store").verify("smoke", "1")
+    name = f"teachers/{smoke_chain.run.name}/run.json"
+    assert version.read(name) == (smoke_chain.run / "run.json").read_bytes()
+    assert "arXiv:1503.02531" in version.read("MODEL_CARD.md").decode()
+    assert (run / TEACHERS_LOGITS).exists()
+
+
+def test_only_training_publishes_nothing(smoke_chain: SmokeChain, tmp_path: Path) -> None:
+    """A teacher is trained for its answers: no release, no version."""
+    config, run = continued(tmp_path, smoke_chain.run.name), smoke_chain.run.with_name("teacher-only")
+    assert main((str(config), "--store", str(tmp_path / "store"), "--run", str(run), "--train-only")) == 0
+    assert not (tmp_path / "store").exists()
+
+
+def test_equal_answers_are_no_distance_apart() -> None:
+    """The pupil is moved where it differs from its teachers, and nowhere else; softening keeps the gradients' size."""
+    distillation = Distillation(teachers=("a",), weight=0.5, temperature=2.0)
+    logits = torch.tensor([[2.0, 0.0, -1.0]])
+    assert distance_to_teachers(logits, logits + 3, distillation).item() == pytest.approx(0, abs=1e-6)
+    assert distance_to_teachers(logits, logits.flip(1), distillation).item() > 1
 
 
 def test_a_missing_start_is_told(smoke_chain: SmokeChain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,7 +145,7 @@ def _training(config: Config, record: RunRecord) -> str:
     return f"""## Training
 
 Started from the weights of {weights}.
-Epochs: {stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g},
+{_teachers(config)}Epochs: {stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g},
 cosine schedule, bfloat16 autocast, exponential moving average of the weights ({config.train.ema_decay:g}),
 on {device}.
 Views are turned, mirrored, zoomed and cut to other picture shapes; colour, focus, noise, dark corners and erased
@@ -154,6 +154,15 @@ patches vary. Class imbalance is met by logit adjustment with each collection's 
 {mirrored}
 
 ![Training curves](plots/{plots.TRAINING})"""
+
+
+def _teachers(config: Config) -> str:
+    if not config.distillation:
+        return ""
+    names = ", ".join(f"`{name}`" for name in config.distillation.teachers)
+    return f"""Learnt from the diagnoses and, with {config.distillation.weight:.0%} of the loss, from the mean answer of the
+runs {names} (their records: `teachers/`; distillation, arXiv:1503.02531).
+"""
 
 
 def _headline(found: dict[str, Any]) -> str:

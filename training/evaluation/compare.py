@@ -17,6 +17,7 @@ from model_store.contract.manifest import VariantName
 from model_store.store import ModelStore, ModelVersion
 from training.config import Config, read_config
 from training.data import Picture, read_collections
+from training.earlier import CONFIG_FILE
 from training.errors import CompareError
 from training.evaluation.tables import (
     HEADLINE,
@@ -30,7 +31,7 @@ from training.evaluation.tables import (
 )
 from training.export import OnnxClassifier
 from training.metrics import Floats
-from training.publish import CONFIG_FILE, SPLIT_FILE
+from training.publish import SPLIT_FILE
 from training.render import Renderer
 
 FP32: VariantName = "fp32"
