@@ -35,11 +35,25 @@ def augment(squashed: Tensor, aspects: Tensor, pixels: int, ranges: Augmentation
     return images.contiguous(memory_format=torch.channels_last)
 
 
+def served_view(squashed: Tensor, aspects: Tensor, pixels: int, square: bool) -> Tensor:
+    """As a picture is served: its whole frame, squashed, or the `square` in its middle. Shapes as in `augment`."""
+    images = squashed.permute(0, 3, 1, 2).float()
+    if not square:
+        return functional.interpolate(images, (pixels, pixels), mode="bilinear", antialias=True)
+    shares = torch.stack([(1 / aspects).clamp(max=1), aspects.clamp(max=1)], 1)  # of width and height
+    grid = functional.affine_grid(
+        torch.cat([torch.diag_embed(shares), torch.zeros(len(shares), 2, 1)], 2),
+        [len(images), 3, pixels, pixels],
+        align_corners=False,
+    )
+    return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
 def _new_view(images: Tensor, aspects: Tensor, pixels: int, ranges: Augmentation, random: torch.Generator) -> Tensor:
     """Look at the picture with a camera that is turned, mirrored, closer, and of another picture shape.
 
     Output square [-1, 1]^2 -> frame of the new camera (true proportions) -> turned -> source square. Half of the
-    views keep the picture's own shape, so that the whole frame, squashed, stays the most frequent view.
+    views have the shape of the view that is served: the picture's own, squashed, or a square.
     """
     n = len(images)
     quarter_turns = torch.randint(0, 4, (n,), generator=random)
@@ -47,7 +61,8 @@ def _new_view(images: Tensor, aspects: Tensor, pixels: int, ranges: Augmentation
     extent_x = torch.where(turned, torch.ones(n), aspects)  # the frame's half sides as the turned camera sees them
     extent_y = torch.where(turned, aspects, torch.ones(n))
     view_aspect = torch.exp(_uniform(n, math.log(ranges.aspect[0]), math.log(ranges.aspect[1]), random))
-    view_aspect = torch.where(torch.rand(n, generator=random) < 0.5, extent_x / extent_y, view_aspect)
+    served = torch.ones(n) if ranges.square_views else extent_x / extent_y
+    view_aspect = torch.where(torch.rand(n, generator=random) < 0.5, served, view_aspect)
     zoom = torch.exp(_uniform(n, math.log(ranges.zoom[0]), math.log(ranges.zoom[1]), random))
     half_height = zoom * torch.minimum(extent_y, extent_x / view_aspect)
     half_width = half_height * view_aspect

@@ -91,6 +91,11 @@ class Augmentation(_Section):
     zoom: tuple[float, float] = Field(description="share of the frame's side that stays visible: lowest, highest")
     rotation_degrees: float = Field(ge=0, le=180)
     aspect: tuple[float, float]
+    square_views: bool = Field(
+        default=False,
+        description="the most frequent view is a square cut out of the picture (for `resize = 'center_crop'`), "
+        "not its whole frame, squashed",
+    )
     brightness: float = Field(ge=0, lt=1)
     contrast: float = Field(ge=0, lt=1)
     saturation: float = Field(ge=0, le=1)
@@ -191,6 +196,12 @@ class Config(_Section):
     )
     distillation: Distillation | None = None
 
+    @model_validator(mode="after")
+    def _trained_as_served(self) -> "Config":
+        if self.augmentation.square_views != (self.input.resize == "center_crop"):
+            raise ValueError("augmentation.square_views belongs to input.resize = 'center_crop', and to it alone")
+        return self
+
     @property
     def digest(self) -> str:
         """sha256 of the configuration's values (comments and order do not count)."""
@@ -201,7 +212,9 @@ class Config(_Section):
         """sha256 of what decides the trained weights; evaluation and export may change without a new training."""
         parts = {"seed", "data", "network", "augmentation", "train"}
         optional = {name for name in ("start_from", "distillation") if getattr(self, name)}
-        return _digest(self.model_dump_json(include=parts | optional))
+        # What a configuration does not use must not change its digest: its checkpoints are older than the option.
+        unused = {} if self.augmentation.square_views else {"augmentation": {"square_views"}}
+        return _digest(self.model_dump_json(include=parts | optional, exclude=unused))
 
 
 def _digest(text: str) -> str:

@@ -26,6 +26,7 @@ from training.data import CLASSES
 from training.errors import ExportError
 from training.export import CLASS_MAPS, INPUT, require_standard
 from training.metrics import Floats, Ints, balanced_accuracy
+from training.network import PIXEL_MEAN, PIXEL_SCALE
 
 MAX_BALANCED_ACCURACY_LOSS = 0.005
 MAX_PROBABILITY_SHIFT_P99 = 0.15
@@ -57,6 +58,7 @@ def quantise(graph: bytes, calibration_images: NDArray[np.uint8]) -> bytes:
             calibrate_method=CalibrationMethod.MinMax,
         )
         smaller = onnx.load(quantised)
+    _feed_bytes(smaller.graph)
     require_standard(smaller)
     return bytes(smaller.SerializeToString(deterministic=True))
 
@@ -128,6 +130,31 @@ def _mean_inputs(
         for name, values in zip(names, session.run(names, {INPUT: picture[None]}), strict=True):
             sums[name] = sums[name] + values.mean(axis=(0, 2, 3))
     return {name: np.asarray(total / len(images)) for name, total in sums.items()}
+
+
+def _feed_bytes(graph: onnx.GraphProto) -> None:
+    """Leave out bytes -> float -> normalised -> bytes at the picture's end of the trunk: 4 to 7 % of the time.
+
+    Normalised as (x - 127) / 128 and quantised with the scale 1/128 and the zero point 127, x is x again.
+    """
+    made_by = {output: node for node in graph.node for output in node.output}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    rounding = next(
+        node for node in graph.node if node.op_type == "QuantizeLinear" and made_by[node.input[0]].op_type == "Div"
+    )
+    divided = made_by[rounding.input[0]]
+    subtracted = made_by[divided.input[0]]
+    cast = made_by[subtracted.input[0]]
+    steps = [(node.op_type, float(onnx.numpy_helper.to_array(stored[node.input[1]]))) for node in (subtracted, divided)]
+    if steps != [("Sub", PIXEL_MEAN), ("Div", PIXEL_SCALE)] or cast.op_type != "Cast":
+        raise ExportError(f"the graph normalises its input by {steps}: its bytes cannot be fed as they are")
+    exact = {rounding.input[1]: np.float32(1 / PIXEL_SCALE), rounding.input[2]: np.uint8(PIXEL_MEAN)}
+    for name, value in exact.items():
+        stored[name].CopyFrom(onnx.numpy_helper.from_array(np.array(value), name))
+    for node in graph.node:
+        node.input[:] = [cast.input[0] if name == rounding.output[0] else name for name in node.input]
+    for node in (rounding, divided, subtracted, cast):
+        graph.node.remove(node)
 
 
 def _trunk(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

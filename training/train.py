@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from training.augment import augment
+from training.augment import augment, served_view
 from training.config import Config, Distillation
 from training.data import CLASSES, LoadedPictures, Picture
 from training.earlier import CHECKPOINT, averaged_weights, teacher, teachers
@@ -104,7 +104,7 @@ class Trainer:
         for epoch in range(len(self.log), self.config.train.epochs):
             started = time.monotonic()
             train_loss, rate = self._train_epoch(epoch)
-            images = self._squashed(self.indices["validation"], self.config.train.pixels_at(epoch))
+            images = self._served(self.indices["validation"], self.config.train.pixels_at(epoch))
             logits = predict_logits(self.averaged_network, images, progress="validating")
             loss, accuracy = self._validation_figures(logits)
             seconds = time.monotonic() - started
@@ -155,19 +155,20 @@ class Trainer:
         return loss.item()
 
     def _teachers_answers(self) -> Tensor:
-        """Mean logits of the teachers for every picture, whole and at the largest size: float32 [pictures, classes].
+        """Mean logits of the teachers for the training part, as served and at the largest size; 0 for other pictures.
 
-        Computed once and kept in the run's folder: a resumed run reads them.
+        float32 [pictures, classes]. Computed once and kept in the run's folder: a resumed run reads them.
         """
         file = self.run / TEACHERS_LOGITS
         if not file.exists():
             size = max(stage.pixels for stage in self.config.train.stages)
-            answers = []
-            for run in teachers(self.run, self.config):
+            train = self.indices["train"]
+            answers = torch.zeros(len(self.loaded.pictures), len(CLASSES))
+            runs = teachers(self.run, self.config)
+            for run in runs:
                 network = teacher(run, self.identity, len(CLASSES)).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-                everything = torch.arange(len(self.loaded.pictures))
-                answers.append(predict_logits(network, self._squashed(everything, size), progress=run.name))
-            np.save(file, torch.stack(answers).mean(0).numpy())
+                answers[train] += predict_logits(network, self._served(train, size), progress=run.name) / len(runs)
+            np.save(file, answers.numpy())
         return torch.from_numpy(np.load(file))
 
     def _batches(self, random: torch.Generator) -> list[Tensor]:
@@ -185,11 +186,12 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = float(self.config.train.learning_rate * factor)
 
-    def _squashed(self, indices: Tensor, size: int) -> Iterator[Tensor]:
-        """Pictures, whole and squashed to `size`, as float32 batches."""
+    def _served(self, indices: Tensor, size: int) -> Iterator[Tensor]:
+        """Pictures as they will be served, at `size`, as float32 batches."""
+        square = self.config.augmentation.square_views
         for batch in torch.split(indices, 64):
-            images = torch.from_numpy(self.loaded.pixels[batch.numpy()]).permute(0, 3, 1, 2).float()
-            yield functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+            pixels = torch.from_numpy(self.loaded.pixels[batch.numpy()])
+            yield served_view(pixels, torch.from_numpy(self.loaded.aspects[batch.numpy()]), size, square)
 
     def _validation_figures(self, logits: Tensor) -> tuple[float, float]:
         """Loss as in training, and balanced accuracy of the unadjusted logits."""

@@ -43,6 +43,14 @@ def test_centre_crop_cuts_the_longer_side() -> None:
     assert (to_input(picture, contract("center_crop"))[:, 2:-2] == (0, 0, 255)).all()
 
 
+@pytest.mark.parametrize("size", [(107, 107), (225, 300), (97, 1299)])
+def test_centre_crop_takes_every_shape(size: tuple[int, int]) -> None:
+    """No rounding error makes the box a hair larger than the picture."""
+    for height in range(100, 130):
+        assert to_input(Image.new("RGB", (size[0], height)), contract("center_crop", 224, 224)).shape == (224, 224, 3)
+    assert to_input(Image.new("RGB", size), contract("center_crop", 224, 224)).shape == (224, 224, 3)
+
+
 def test_padding_adds_black_bars() -> None:
     """A wide picture gets black above and below."""
     tensor = to_input(Image.new("RGB", (200, 100), (255, 255, 255)), contract("pad"))

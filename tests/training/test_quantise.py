@@ -65,6 +65,22 @@ def test_weights_are_eight_bits_and_the_answers_float(graph: bytes, int8: bytes)
     assert len(int8) < 0.4 * len(graph)
 
 
+def test_bytes_enter_as_they_are(int8: bytes) -> None:
+    """No operator stands between the picture's layout and the first convolution; its bytes mean what they meant."""
+    model = onnx.load_from_string(int8)
+    assert not {"Cast", "Sub", "Div"} & {node.op_type for node in model.graph.node[:8]}
+    entrance = next(
+        node for node in model.graph.node if node.op_type == "DequantizeLinear" and "Conv" in _next(model, node)
+    )
+    stored = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    scale, zero = (stored[name] for name in entrance.input[1:3])
+    assert (scale.tolist(), zero.tolist()) in [(1 / 128, 127), ([1 / 128], [127])]
+
+
+def _next(model: onnx.ModelProto, node: onnx.NodeProto) -> set[str]:
+    return {user.op_type for user in model.graph.node if node.output[0] in user.input}
+
+
 def test_biases_take_back_what_rounding_shifts(graph: bytes) -> None:
     """Each bias changes by what its channel's rounded weights lose on a mean input, in any grouping; no weight does."""
     model = onnx.load_from_string(graph)

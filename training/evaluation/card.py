@@ -144,8 +144,8 @@ def _training(config: Config, record: RunRecord) -> str:
     mirrored = "The graph looks at the picture and at its mirror image and averages." if config.input.mirror else ""
     return f"""## Training
 
-Started from the weights of {weights}.
-{_teachers(config)}Epochs: {stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g},
+Started from the weights of {weights}. {_teachers(config)}
+Epochs: {stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g},
 cosine schedule, bfloat16 autocast, exponential moving average of the weights ({config.train.ema_decay:g}),
 on {device}.
 Views are turned, mirrored, zoomed and cut to other picture shapes; colour, focus, noise, dark corners and erased
@@ -160,9 +160,9 @@ def _teachers(config: Config) -> str:
     if not config.distillation:
         return ""
     names = ", ".join(f"`{name}`" for name in config.distillation.teachers)
-    return f"""Learnt from the diagnoses and, with {config.distillation.weight:.0%} of the loss, from the mean answer of the
-runs {names} (their records: `teachers/`; distillation, arXiv:1503.02531).
-"""
+    share = f"{config.distillation.weight:.0%}"
+    return f"""Learnt from the diagnoses and, with {share} of the loss, from the mean answer
+of the runs {names} (their records: `teachers/`; distillation, arXiv:1503.02531)."""
 
 
 def _headline(found: dict[str, Any]) -> str:
