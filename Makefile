@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: help serve test check format train load lock clean
+.PHONY: help serve test simulate check format train load lock clean
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -14,6 +14,9 @@ serve: $(VENV)/.service ## run the service with the shipped model on http://127.
 
 test: $(VENV)/.everything system ## run all tests (OPTIONS="-k batcher")
 	DERMSERVE_DATA="$${DERMSERVE_DATA:-$(DATA)}" $(BIN)/python -m pytest $(OPTIONS)
+
+simulate: $(VENV)/.everything ## 100,000 schedules through the batcher, in virtual time (OPTIONS="--seed 2")
+	$(BIN)/python -m tests.simulation $(OPTIONS)
 
 check: $(VENV)/.everything ## lint, format, types, import rules
 	$(BIN)/ruff check .
@@ -25,23 +28,25 @@ format: $(VENV)/.everything ## bring the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: $(VENV)/.everything ## train, evaluate and publish the shipped network (about 105 minutes; resumes where it stopped)
-	$(BIN)/dermserve-train training/configs/baseline.toml --data $(DATA) --store runs/store --resume
-	$(BIN)/dermserve-train training/configs/finetune.toml --data $(DATA) --store model_store/models --resume $(OPTIONS)
+train: $(VENV)/.everything ## train, evaluate and publish the shipped network (about four hours on two cores; resumes where it stopped)
+	$(BIN)/dermserve-train training/configs/baseline.toml --data $(DATA) --store runs/store --resume --train-only
+	$(BIN)/dermserve-train training/configs/finetune.toml --data $(DATA) --store runs/store --resume --train-only
+	$(BIN)/dermserve-train training/configs/robust.toml --data $(DATA) --store runs/store --resume --train-only
+	$(BIN)/dermserve-train training/configs/distilled.toml --data $(DATA) --store model_store/models --resume $(OPTIONS)
 
 load: $(VENV)/.service $(VENV)/.loadtest ## start the service, load it at half its capacity, report (OPTIONS="--share 2 --expect-refusals")
-	$(BIN)/dermserve-loadtest --start-service $(OPTIONS)
+	$(BIN)/dermserve-loadtest $(OPTIONS) --start-service
 
 lock: ## write requirements.lock anew from the newest versions
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet torch==2.13.0 && build/lock/bin/python -m pip install --quiet -e '.[training,loadtest,test]'
+	build/lock/bin/python -m pip install --quiet torch==2.13.0 && build/lock/bin/python -m pip install --quiet -e '.[training,loadtest,locust,test]'
 	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
 clean: ## remove what the targets made, but no training run
 	rm -rf $(VENV) build dist *.egg-info loadtest-report
 
 .PHONY: system
-system: ## chromium and prometheus for the tests, where this machine can install them
+system: ## chromium, prometheus and wrk for the tests, where this machine can install them
 	sh tests/install-system-packages.sh
 
 $(VENV)/bin/python:

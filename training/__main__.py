@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"trained; nothing published, the weights are in {order.run}")
         return 0
     manifest = version.manifest
-    print(f"published {manifest.name} version {manifest.version} ({version.digest}) in {version.folder}")
+    print(f"published {manifest.name} version {manifest.version} ({version.digest}) in {version.place}")
     for alias in order.promote:
         print(f"{alias} -> {manifest.version}")
     return 0
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("config", type=Path, metavar="CONFIG.toml", help="see training/configs")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the collections that CONFIG names")
-    parser.add_argument("--store", type=Path, metavar="DIR", required=True, help="model store to publish to")
+    parser.add_argument("--store", metavar="STORE", required=True, help="directory or s3://bucket/prefix to publish to")
     parser.add_argument("--run", type=Path, metavar="DIR", help="checkpoints, log and plots (default: runs/<CONFIG>)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --run from its last finished epoch")
     parser.add_argument(
@@ -153,7 +153,7 @@ def _gallery_parser() -> argparse.ArgumentParser:
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", type=Path, metavar="DIR", required=True, help="model store")
+    parser.add_argument("--store", metavar="STORE", required=True, help="directory or s3://bucket/prefix")
     parser.add_argument("--model", default="lesion7", metavar="NAME", help="model in the store (default: lesion7)")
     parser.add_argument("--data", type=Path, metavar="DIR", required=True, help="folder of the collections")
 

@@ -224,9 +224,16 @@ def _digest(text: str) -> str:
 def read_config(file: Path) -> Config:
     """Read a TOML file. Raises ConfigError, naming every wrong key."""
     try:
-        return Config.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        content = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
+    return parse_config(content, str(file))
+
+
+def parse_config(content: bytes, file: str) -> Config:
+    """The bytes of the TOML file that messages call `file`. Raises ConfigError, naming every wrong key."""
+    try:
+        return Config.model_validate(tomllib.loads(content.decode()))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.config import Config
 from training.errors import ResumeError
-from training.network import EfficientNetLite
+from training.network import EfficientNetLite, fold_batch_norms
 
 CHECKPOINT = "checkpoint.pt"
 CONFIG_FILE = "config.toml"
@@ -37,7 +37,7 @@ def teacher(run: Path, identity: str, classes: int) -> EfficientNetLite:
     network = EfficientNetLite(_settings(run)["network"]["variant"], classes)
     network.load_state_dict(weights)
     network.mirror = True
-    return network.eval()
+    return fold_batch_norms(network)
 
 
 def starts(folder: Path, config: Config) -> list[Path]:

@@ -21,7 +21,6 @@ from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model_store.contract.golden import GoldenAnswers, GoldenVectors, preprocess_encoded
 from model_store.contract.manifest import VariantName
@@ -31,7 +30,7 @@ from training.errors import ExportError
 from training.gates import FeatureProbe, GateHead
 from training.generate import golden_pictures
 from training.metrics import Floats
-from training.network import EfficientNetLite, halves
+from training.network import EfficientNetLite, fold_batch_norms, halves
 
 INPUT = "image"
 PROBABILITIES, CLASS_MAPS, EMBEDDING, IN_DISTRIBUTION = "probabilities", "class_maps", "embedding", "in_distribution"
@@ -78,19 +77,6 @@ class ShippedNetwork(nn.Module):
         logits = class_maps.mean(dim=(2, 3), keepdim=True).flatten(1) + self.bias
         embedding, score = self.head(features)
         return functional.softmax(logits, dim=1), class_maps, embedding, score
-
-
-def fold_batch_norms(network: EfficientNetLite) -> EfficientNetLite:
-    """A copy in evaluation mode whose convolutions carry what the BatchNorm after them did."""
-    folded = copy.deepcopy(network).cpu().float().eval()
-    pairs: list[tuple[nn.Module, str, str]] = [(folded, "conv_stem", "bn0"), (folded, "conv_head", "bn1")]
-    for block in folded.blocks:
-        pairs += [(block, "expand_conv", "bn0")] if hasattr(block, "expand_conv") else []
-        pairs += [(block, "depthwise_conv", "bn1"), (block, "project_conv", "bn2")]
-    for module, conv, norm in pairs:
-        setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
-        setattr(module, norm, nn.Identity())
-    return folded
 
 
 def export_onnx(

@@ -39,7 +39,7 @@ class Order:
 
     config_file: Path
     data: Path | None
-    store: Path
+    store: Path | str
     run: Path
     resume: bool
     train_only: bool

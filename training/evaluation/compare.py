@@ -15,7 +15,7 @@ import numpy as np
 
 from model_store.contract.manifest import VariantName
 from model_store.store import ModelStore, ModelVersion
-from training.config import Config, read_config
+from training.config import Config, parse_config
 from training.data import Picture, read_collections
 from training.earlier import CONFIG_FILE
 from training.errors import CompareError
@@ -52,7 +52,7 @@ class Side:
     @property
     def config(self) -> Config:
         """The configuration that it was trained with. Raises ConfigError."""
-        return read_config(self.version.folder / CONFIG_FILE)
+        return parse_config(self.version.read(CONFIG_FILE), f"{CONFIG_FILE} of version {self.name}")
 
     @property
     def threshold(self) -> float:
