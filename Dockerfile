@@ -16,7 +16,7 @@ COPY model_store/ model_store/
 
 FROM base AS build-service
 COPY service/ service/
-RUN --mount=type=cache,target=/root/.cache/pip pip install -c requirements.lock .
+RUN --mount=type=cache,target=/root/.cache/pip pip install -c requirements.lock ".[s3]"
 
 
 FROM base AS training

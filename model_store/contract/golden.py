@@ -6,6 +6,7 @@ uint8 [N, H, W, 3] and, for each variant of the graph, `probabilities_<variant>`
 """
 
 import io
+import zipfile
 from dataclasses import dataclass
 from typing import get_args
 
@@ -15,6 +16,8 @@ from PIL import Image
 
 from model_store.contract.manifest import VariantName
 from model_store.contract.preprocessing import Preprocessing, load_rgb, to_input
+
+GOLDEN_LIMIT_BYTES = 200_000_000  # unpacked
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,25 @@ def write_golden(golden: GoldenVectors) -> bytes:
 
 
 def read_golden(data: bytes) -> GoldenVectors:
-    """Raises ValueError (or what NumPy raises for a damaged archive) when the arrays do not belong together."""
+    """Raises ValueError when the archive is damaged, too large when unpacked, or the arrays do not belong together."""
+    try:
+        _check_unpacked_size(data)
+        return _read(data)
+    except ValueError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise nearly anything for a forged archive, MemoryError included
+        raise ValueError(f"golden vectors: not an archive of arrays ({type(error).__name__})") from error
+
+
+def _check_unpacked_size(data: bytes) -> None:
+    """A small archive can unpack to any size: zipfile never reads more of a part than its entry here says."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        unpacked_bytes = sum(part.file_size for part in archive.infolist())
+    if unpacked_bytes > GOLDEN_LIMIT_BYTES:
+        raise ValueError(f"golden vectors: {unpacked_bytes} bytes unpacked, allowed are {GOLDEN_LIMIT_BYTES}")
+
+
+def _read(data: bytes) -> GoldenVectors:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         tensors = archive["tensors"]
         pictures = tuple(archive[f"jpeg_{i}"].tobytes() for i in range(len(tensors)))
@@ -59,6 +80,9 @@ def read_golden(data: bytes) -> GoldenVectors:
     lengths = {len(rows) for a in answers.values() for rows in (a.probabilities, a.in_distribution)}
     if not len(tensors) or lengths != {len(tensors)}:
         raise ValueError("golden vectors: as many answers as tensors are needed, and at least one")
+    shapes = {(a.probabilities.ndim, a.in_distribution.ndim) for a in answers.values()}
+    if tensors.dtype != np.uint8 or tensors.ndim != 4 or shapes != {(2, 1)}:
+        raise ValueError("golden vectors: the arrays are not of the shapes and types that they must have")
     return GoldenVectors(pictures, tensors, answers)
 
 

@@ -2,22 +2,33 @@
 
 `manifest.json` lists every other file of the version with its sha256; the sha256 of `manifest.json` itself is the
 version's digest, so one string names graph, preprocessing, threshold, golden vectors and evaluation together.
+`manifest.sig` alone is not listed: it signs the manifest.
 """
 
 import hashlib
+import re
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from model_store.contract.certainty import CertaintyMeasure
 from model_store.contract.preprocessing import Preprocessing
 from model_store.contract.quality import QualityLimits
+from model_store.contract.strict_json import StrictJSONError, parse_strictly
 from model_store.lesions import lesions
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
 SCHEMA_VERSION = 2
+MANIFEST_LIMIT_BYTES = 1_000_000
+FILE_LIMIT_BYTES = 2_000_000_000  # what one protobuf message, and so an ONNX file, can hold
+VERSION_LIMIT_BYTES = 4_000_000_000
+FILES_LIMIT = 1000
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # not files on every system
 
 VariantName = Literal["fp32", "int8"]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -127,7 +138,7 @@ class StoredFile(_Part):
     """Integrity of one file."""
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(ge=0, le=FILE_LIMIT_BYTES)
 
 
 class Manifest(_Part):
@@ -164,9 +175,14 @@ class Manifest(_Part):
     @classmethod
     def _inside(cls, files: dict[str, StoredFile]) -> dict[str, StoredFile]:
         for name in files:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name or str(path) != name or name == MANIFEST:
-                raise ValueError(f"file name {name!r} does not stay inside the version")
+            _check_file_name(name)
+        # What differs in case alone is one file on some systems; a file cannot be a folder too.
+        folded = [name.casefold() for name in files]
+        folders = {str(parent) for name in folded for parent in PurePosixPath(name).parents}
+        if len(set(folded)) != len(folded) or folders & set(folded):
+            raise ValueError("two file names are the same, or one is a folder of another, where case does not count")
+        if len(files) > FILES_LIMIT or sum(file.size_bytes for file in files.values()) > VERSION_LIMIT_BYTES:
+            raise ValueError(f"more than {FILES_LIMIT} files or {VERSION_LIMIT_BYTES} bytes")
         return files
 
     @field_validator("variants")
@@ -195,6 +211,43 @@ class Manifest(_Part):
     def malignant(self) -> tuple[bool, ...]:
         """Per class, in the order of `classes`."""
         return tuple(lesions()[code].malignant for code in self.classes)
+
+
+def _check_file_name(name: str) -> None:
+    parts = name.split("/")
+    if len(parts) > 8 or not all(_FILE_NAME.fullmatch(part) and not _DEVICES.fullmatch(part) for part in parts):
+        raise ValueError(f"file name {name[:100]!r} does not stay inside the version on every system")
+    if name.casefold() in (MANIFEST, SIGNATURE):
+        raise ValueError(f"{name} cannot list itself or its signature")
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Untrusted bytes -> a manifest of this release's schema. Raises ValueError, one line that says what is wrong."""
+    try:
+        found = parse_strictly(raw, MANIFEST_LIMIT_BYTES)
+    except StrictJSONError as error:
+        raise ValueError(f"the manifest is not acceptable JSON: {error}") from error
+    schema = found.get("schema_version") if isinstance(found, dict) else None
+    if type(schema) is int and schema < SCHEMA_VERSION:
+        raise ValueError(
+            f"the manifest has schema {schema} and this release reads {SCHEMA_VERSION}: publish it anew with this "
+            "release's training job, or serve it with the release that made it"
+        )
+    if type(schema) is int and schema > SCHEMA_VERSION:
+        raise ValueError(
+            f"the manifest has schema {schema} and this release reads {SCHEMA_VERSION}: install a newer release"
+        )
+    try:
+        return Manifest.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"the manifest is not valid: {first_fault(error)}") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where and what, of the first of the faults: one line, whatever stands in the data."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    where = ".".join(str(part)[:100] for part in first["loc"])
+    return " ".join(f"{where}: {first['msg']}"[:500].split())
 
 
 def to_bytes(manifest: Manifest) -> bytes:

@@ -68,7 +68,7 @@ def _centre_box(size: tuple[int, int], contract: Preprocessing) -> tuple[float, 
     """The largest centred box with the input's aspect, in pixels: left, upper, right, lower."""
     width, height = size
     scale = min(width / contract.width, height / contract.height)
-    # A width times a ratio may come out larger than it was by a rounding error; Pillow refuses a box beyond the picture.
+    # A width times a ratio may come out a rounding error larger; Pillow refuses a box beyond the picture.
     cut_width, cut_height = min(scale * contract.width, width), min(scale * contract.height, height)
     left, upper = (width - cut_width) / 2, (height - cut_height) / 2
     return (left, upper, left + cut_width, upper + cut_height)

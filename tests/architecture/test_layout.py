@@ -11,7 +11,16 @@ from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 
-TEXTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/RUNBOOK.md"]
+TEXTS = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "deploy/RUNBOOK.md",
+    "loadtests/PERFORMANCE.md",
+    "model_store/README.md",
+    "training/EXPERIMENTS.md",
+]
 
 
 def test_the_import_contracts_hold() -> None:
