@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -9,11 +10,12 @@ from loadtests.http_client import Answer
 
 ANSWERED = "answered"
 REFUSED = "refused"
-# Every other word is an error: http_<status>, refused_without_retry_after, and these
+# Every other word but ABANDONED is an error: http_<status>, refused_without_retry_after, and these
 TIMEOUT = "timeout"
 CONNECTION_FAILED = "connection_failed"
 TOO_MANY_IN_FLIGHT = "too_many_in_flight"
 SENT_TOO_LATE = "sent_too_late"  # the generator's own fault
+ABANDONED = "abandoned"  # no error: the caller left, as the scenario told it to
 WRONG_ANSWER = "wrong_answer"
 
 PROBABILITY_SUM_TOLERANCE = 1e-3
@@ -37,6 +39,13 @@ def is_retry_after(value: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def retry_after_seconds(value: str) -> float:
+    """How long a valid Retry-After header asks to wait, in seconds from now, 0 for a date in the past."""
+    if value.isdecimal():
+        return float(value)
+    return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
 
 
 def body_fault(body: bytes) -> str | None:

@@ -1,12 +1,23 @@
-"""How much can this service answer? A closed loop: a few callers, each sends its next picture after its last answer."""
+"""How much can this service answer? A closed loop: a few callers, each sends its next picture after its last answer.
+
+wrk measures it where it is installed, so that the figure is comparable with anybody's; else our own client does, which
+needs about as much processor time a request (loadtests/http_client.py). What was used is part of the result.
+"""
 
 import asyncio
 import itertools
+import shutil
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from loadtests.answers import ANSWERED, classify
+from loadtests.generator import PREDICTIONS
 from loadtests.http_client import ConnectionPool, HttpProtocolError
+from loadtests.peers import wrk
+from loadtests.service_process import ServiceUnavailableError
 
 WARM_UP_SECONDS = 1.0
 GIVE_UP_SECONDS = 15.0
@@ -21,12 +32,41 @@ class Capacity:
     clients: int
     seconds: float
     failures: int
+    measured_by: str  # "wrk" or "asyncio"
 
 
 async def measure_capacity(
-    pool: ConnectionPool, requests: Sequence[tuple[bytes, bytes]], *, clients: int, seconds: float
+    pool: ConnectionPool, requests: Sequence[bytes], *, clients: int, seconds: float
 ) -> Capacity:
-    """Answers a second with `clients` callers at once, counted for `seconds` after a second of warm-up."""
+    """Answers a second with `clients` callers at once, by the lightest generator at hand."""
+    if shutil.which("wrk") is None or pool.origin.tls:
+        return await closed_loop(pool, requests, clients=clients, seconds=seconds)
+    whole_seconds = max(1, round(seconds))
+    found = await asyncio.to_thread(_run_wrk, pool.origin.url + PREDICTIONS, requests, clients, whole_seconds)
+    return Capacity(found.answers_per_second, clients, whole_seconds, found.refused + found.failed, "wrk")
+
+
+async def required_capacity(
+    pool: ConnectionPool, requests: Sequence[bytes], *, clients: int, seconds: float
+) -> Capacity:
+    """The capacity that a rate is to be a share of; raises ServiceUnavailableError when nothing is answered."""
+    print(f"Measuring the capacity with {clients} clients ...", file=sys.stderr)  # noqa: T201 - it takes seconds
+    capacity = await measure_capacity(pool, requests, clients=clients, seconds=seconds)
+    if capacity.answers_per_second == 0:
+        raise ServiceUnavailableError(f"{pool.origin.url} answered no prediction: {capacity.failures} requests failed")
+    return capacity
+
+
+def _run_wrk(url: str, requests: Sequence[bytes], clients: int, seconds: int) -> wrk.ClosedLoop:
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{index:04}.http" for index in range(len(requests))]
+        for file, request in zip(files, requests, strict=True):
+            file.write_bytes(request)
+        return wrk.load(url, files, clients=clients, seconds=seconds)
+
+
+async def closed_loop(pool: ConnectionPool, requests: Sequence[bytes], *, clients: int, seconds: float) -> Capacity:
+    """The same with our own client, counted for `seconds` after a second of warm-up."""
     loop = asyncio.get_running_loop()
     counting_from = loop.time() + WARM_UP_SECONDS
     ends_at = counting_from + seconds
@@ -39,7 +79,7 @@ async def measure_capacity(
             try:
                 # not cut off at the end: the service must be idle when the run begins
                 async with asyncio.timeout(GIVE_UP_SECONDS):
-                    kind = classify(await pool.send(*next(turns)))
+                    kind = classify(await pool.send(next(turns)))
             except (OSError, HttpProtocolError):
                 kind = "failed"
             if not counting_from <= loop.time() < ends_at:
@@ -53,4 +93,4 @@ async def measure_capacity(
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(caller())
-    return Capacity(answered / seconds, clients, seconds, failures)
+    return Capacity(answered / seconds, clients, seconds, failures, "asyncio")

@@ -6,8 +6,16 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-from loadtests.generator import PREDICTIONS
 from loadtests.http_client import HttpProtocolError, Origin, fetch
+
+# Every name that the load test reads
+PREDICTION_SECONDS = "dermserve_prediction_duration_seconds"  # histogram of predictions answered with 200
+PICTURES_IN_NETWORK = "dermserve_batch_size_sum"
+DROPPED = "dermserve_dropped_total"  # by reason
+ABANDONED_IN_WORK = "dermserve_abandoned_in_work_total"  # their callers left when a worker had them already
+RESIDENT_BYTES = "process_resident_memory_bytes"
+PROCESSOR_SECONDS = "process_cpu_seconds_total"
+OPEN_DESCRIPTORS = "process_open_fds"
 
 SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -27,8 +35,13 @@ class Sample:
 class ServerCount:
     """What the service's own histogram counted during the run."""
 
-    requests: int
-    within_target: int
+    answered: int  # with 200
+    within_target: int  # of those
+
+    @property
+    def share_within_target(self) -> float:
+        """0..1; 1 when nothing was answered."""
+        return self.within_target / self.answered if self.answered else 1.0
 
 
 def parse_samples(text: str) -> list[Sample]:
@@ -50,30 +63,29 @@ async def read_metrics(origin: Origin) -> list[Sample]:
         return []
 
 
-def value_of(samples: list[Sample], name: str) -> float | None:
-    """The value of a metric without labels, None when it is not there."""
-    return next((sample.value for sample in samples if sample.name == name), None)
+def value_of(samples: list[Sample], name: str, **labels: str) -> float | None:
+    """The value of the sample with this name and exactly these labels, None when it is not there."""
+    return next((sample.value for sample in samples if sample.name == name and sample.labels == labels), None)
 
 
 def server_count(before: list[Sample], after: list[Sample], target_seconds: float) -> ServerCount | None:
-    """Predictions during the run, and those within the target; None without a histogram that has this bucket."""
+    """Predictions answered during the run, and those within the target; None without a histogram with this edge."""
     counts = [_prediction_counts(samples, target_seconds) for samples in (before, after)]
     if counts[1] is None:
         return None
-    requests_before, within_before = counts[0] or (0, 0)  # no request yet: the label set does not exist
-    return ServerCount(counts[1][0] - requests_before, counts[1][1] - within_before)
+    answered_before, within_before = counts[0] or (0, 0)  # a service may show a histogram from its first value on
+    return ServerCount(counts[1][0] - answered_before, counts[1][1] - within_before)
 
 
 def _prediction_counts(samples: list[Sample], target_seconds: float) -> tuple[int, int] | None:
-    buckets = [
-        (float(sample.labels["le"]), int(sample.value))
+    buckets = {
+        float(sample.labels["le"]): int(sample.value)
         for sample in samples
-        if sample.name == "dermserve_request_duration_seconds_bucket" and sample.labels.get("route") == PREDICTIONS
-    ]
-    if not any(upper == target_seconds for upper, _ in buckets):
+        if sample.name == f"{PREDICTION_SECONDS}_bucket"
+    }
+    if target_seconds not in buckets:
         return None
-    total = sum(count for upper, count in buckets if upper == float("inf"))
-    return total, sum(count for upper, count in buckets if upper == target_seconds)
+    return buckets[float("inf")], buckets[target_seconds]
 
 
 @dataclass(slots=True)
@@ -81,6 +93,7 @@ class ServerWatch:
     """What was read from the service before, during and after the load."""
 
     memory: list[tuple[float, float]] = field(default_factory=list)  # (seconds since the start, bytes)
+    descriptors: list[tuple[float, float]] = field(default_factory=list)  # (seconds since the start, number open)
     first: list[Sample] = field(default_factory=list)
     last: list[Sample] = field(default_factory=list)
     seconds: float = 0.0  # between the first and the last reading
@@ -89,17 +102,21 @@ class ServerWatch:
         """Write one reading down."""
         self.first = self.first or samples
         self.last, self.seconds = samples, seconds
-        memory_bytes = value_of(samples, "process_resident_memory_bytes")
-        if memory_bytes is not None:
-            self.memory.append((seconds, memory_bytes))
+        for name, readings in ((RESIDENT_BYTES, self.memory), (OPEN_DESCRIPTORS, self.descriptors)):
+            value = value_of(samples, name)
+            if value is not None:
+                readings.append((seconds, value))
+
+    def increase(self, name: str, **labels: str) -> float | None:
+        """How far a counter rose between the first and the last reading; None when the service does not tell."""
+        after = value_of(self.last, name, **labels)
+        return None if after is None else after - (value_of(self.first, name, **labels) or 0.0)
 
     @property
     def cores_used(self) -> float | None:
         """Processor seconds a second that the service used between the first and the last reading."""
-        used = [value_of(samples, "process_cpu_seconds_total") for samples in (self.first, self.last)]
-        if used[0] is None or used[1] is None or not self.seconds:
-            return None
-        return (used[1] - used[0]) / self.seconds
+        used = self.increase(PROCESSOR_SECONDS)
+        return None if used is None or not self.seconds else used / self.seconds
 
 
 @contextlib.asynccontextmanager

@@ -32,6 +32,18 @@ async def check_ready(origin: Origin) -> None:
 
 
 @contextlib.asynccontextmanager
+async def ready_service(url: str, log_path: Path, *, start: bool) -> AsyncIterator[Origin]:
+    """The service to measure, one of our own or the one at the URL, once it says that it is ready."""
+    if start:
+        async with started_service(log_path) as origin:
+            yield origin
+    else:
+        origin = Origin(url)
+        await check_ready(origin)
+        yield origin
+
+
+@contextlib.asynccontextmanager
 async def started_service(log_path: Path) -> AsyncIterator[Origin]:
     """Run `python -m service` on a free port, yield where it is once it is ready, and stop it with SIGTERM."""
     port = _free_port()

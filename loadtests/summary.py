@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtests.answers import ANSWERED, REFUSED
+from loadtests.answers import ABANDONED, ANSWERED, REFUSED
 from loadtests.generator import Exchange
 
 LAG_LIMIT_SECONDS = 0.05  # a generator later than this at p99 measures itself
@@ -19,10 +19,10 @@ class Summary:
     requests: int
     answered: int  # status 200
     refused: int  # status 503 with a valid Retry-After
+    abandoned: int  # the caller left, as it was told to
     errors: dict[str, int]  # everything else, by kind
     answered_within_target: int
     late: int  # answers and refusals later than the target
-    replies_within_target: int  # HTTP answers of any status within the target
     offered_per_second: float
     achieved_per_second: float
     p50_seconds: float  # of the 200 answers, as are the next three
@@ -30,6 +30,8 @@ class Summary:
     p99_seconds: float
     max_seconds: float
     refusal_p99_seconds: float
+    retry_after_p50_seconds: float  # what refusals asked to wait
+    retry_after_max_seconds: float
     generator_lag_p99_seconds: float
 
     @property
@@ -49,26 +51,29 @@ def summarise(exchanges: Sequence[Exchange], duration_seconds: float, target_sec
     answered = [exchange.latency_seconds for exchange in exchanges if exchange.kind == ANSWERED]
     refused = [exchange.latency_seconds for exchange in exchanges if exchange.kind == REFUSED]
     last_answer_seconds = max((e.finished_seconds for e in exchanges if e.kind == ANSWERED), default=0.0)
-    p50, p95, p99, slowest = _percentiles(answered, 50, 95, 99, 100)
+    retry_after = [e.retry_after_seconds for e in exchanges if e.retry_after_seconds is not None]
+    p50, p95, p99, slowest = percentiles(answered, 50, 95, 99, 100)
     return Summary(
         requests=len(exchanges),
         answered=len(answered),
         refused=len(refused),
-        errors={kind: number for kind, number in kinds.most_common() if kind not in (ANSWERED, REFUSED)},
+        abandoned=kinds[ABANDONED],
+        errors={kind: number for kind, number in kinds.most_common() if kind not in (ANSWERED, REFUSED, ABANDONED)},
         answered_within_target=sum(latency <= target_seconds for latency in answered),
         late=sum(latency > target_seconds for latency in answered + refused),
-        replies_within_target=sum(e.is_reply and e.latency_seconds <= target_seconds for e in exchanges),
         offered_per_second=len(exchanges) / duration_seconds,
         achieved_per_second=len(answered) / max(duration_seconds, last_answer_seconds),
         p50_seconds=p50,
         p95_seconds=p95,
         p99_seconds=p99,
         max_seconds=slowest,
-        refusal_p99_seconds=_percentiles(refused, 99)[0],
-        generator_lag_p99_seconds=_percentiles([exchange.lag_seconds for exchange in exchanges], 99)[0],
+        refusal_p99_seconds=percentiles(refused, 99)[0],
+        retry_after_p50_seconds=percentiles(retry_after, 50)[0],
+        retry_after_max_seconds=max(retry_after, default=0.0),
+        generator_lag_p99_seconds=percentiles([exchange.lag_seconds for exchange in exchanges], 99)[0],
     )
 
 
-def _percentiles(seconds: Sequence[float], *ranks: float) -> list[float]:
+def percentiles(seconds: Sequence[float], *ranks: float) -> list[float]:
     """Percentiles in seconds, 0 when there is nothing to rank."""
     return [float(value) for value in np.percentile(seconds, ranks)] if seconds else [0.0] * len(ranks)

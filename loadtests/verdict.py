@@ -2,21 +2,8 @@
 
 from dataclasses import dataclass
 
+from loadtests.observation import Memory
 from loadtests.summary import LAG_LIMIT_SECONDS, Summary
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Resident memory of the service in bytes."""
-
-    before_bytes: float
-    peak_bytes: float
-    after_bytes: float
-
-    @property
-    def growth_mib(self) -> float:
-        """How far the peak stood above the start, in MiB."""
-        return (self.peak_bytes - self.before_bytes) / 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +38,7 @@ def judge(
         )
     passed = not reasons
     sentence = f"TARGET MISSED: {'; '.join(reasons)}." if reasons else _kept(summary, target_seconds)
-    return Verdict(passed, sentence, tuple(reasons), tuple(_doubts(summary)))
+    return Verdict(passed, sentence, tuple(reasons), tuple(doubts(summary)))
 
 
 def _missed(summary: Summary, target_seconds: float) -> list[str]:
@@ -77,7 +64,8 @@ def _kept(summary: Summary, target_seconds: float) -> str:
     )
 
 
-def _doubts(summary: Summary) -> list[str]:
+def doubts(summary: Summary) -> list[str]:
+    """What makes the figures themselves uncertain."""
     if not summary.doubtful:
         return []
     return [

@@ -48,10 +48,12 @@ class ScriptedServer:
         self.script: Script = predict_at_once
         self.ready = Reply(200, b"{}")
         self.metrics_text = ""
+        self.body_bytes: list[int] = []  # of every prediction
         self.answers_before_the_body = False
         self.predictions = 0
         self.connections = 0
         self.heads: list[str] = []
+        self.on_departure: Callable[[], None] = lambda: None  # called when a caller leaves without its answer
         self.url = ""
         self._conversations: set[asyncio.Task[None]] = set()
 
@@ -70,6 +72,11 @@ class ScriptedServer:
         finally:
             self._conversations.discard(conversation)
             writer.transport.abort()
+
+    @property
+    def open_connections(self) -> int:
+        """Conversations that go on."""
+        return len(self._conversations)
 
     async def hang_up(self) -> None:
         """End every connection."""
@@ -96,7 +103,24 @@ class ScriptedServer:
         if not self.answers_before_the_body:
             await reader.readexactly(content_length(head))
         self.predictions += 1
-        return await self.script(self.predictions - 1)
+        self.body_bytes.append(content_length(head))
+        number = self.predictions - 1
+        return await (self.script(number) if self.answers_before_the_body else self._unless_gone(number, reader))
+
+    async def _unless_gone(self, number: int, reader: asyncio.StreamReader) -> Reply:
+        """The script's reply; raises ConnectionError when the caller leaves before."""
+        reply = asyncio.ensure_future(self.script(number))
+        departure = asyncio.ensure_future(reader.read(1))  # callers send nothing before they have their answer
+        try:
+            await asyncio.wait({reply, departure}, return_when=asyncio.FIRST_COMPLETED)
+            if reply.done():
+                return reply.result()
+            self.on_departure()
+            raise ConnectionError
+        finally:
+            for waiting in (reply, departure):
+                waiting.cancel()
+            await asyncio.gather(reply, departure, return_exceptions=True)
 
 
 def content_length(head: str) -> int:

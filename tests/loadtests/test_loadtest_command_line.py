@@ -6,7 +6,8 @@ import textwrap
 
 import pytest
 
-from loadtests.__main__ import main, read_options
+from loadtests.__main__ import main
+from loadtests.commands.run import read_options
 from tests.loadtests.scripted_server import REFUSAL, Reply
 
 

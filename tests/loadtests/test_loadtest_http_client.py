@@ -10,7 +10,7 @@ from tests.loadtests.scripted_server import Reply
 
 def post(origin, body=b"picture"):
     """A request as the generator sends it."""
-    return origin.head("POST", "/v1/predictions", {"Content-Type": "image/jpeg"}, len(body)), body
+    return origin.head("POST", "/v1/predictions", {"Content-Type": "image/jpeg"}, len(body)) + body
 
 
 async def raw_reply(server, pool, raw):
@@ -20,7 +20,7 @@ async def raw_reply(server, pool, raw):
         return Reply(raw=raw)
 
     server.script = script
-    return await pool.send(*post(pool.origin))
+    return await pool.send(post(pool.origin))
 
 
 async def test_content_length(server):
@@ -58,7 +58,7 @@ async def test_broken_answers(server, pool, raw):
 async def test_connections_are_kept(server, pool):
     """Requests one after the other share one connection."""
     for _ in range(5):
-        await pool.send(*post(pool.origin))
+        await pool.send(post(pool.origin))
     assert (pool.opened, server.connections) == (1, 1)
 
 
@@ -69,8 +69,8 @@ async def test_connection_close_is_obeyed(server, pool):
         return Reply(headers={"Connection": "close"})
 
     server.script = script
-    await pool.send(*post(pool.origin))
-    await pool.send(*post(pool.origin))
+    await pool.send(post(pool.origin))
+    await pool.send(post(pool.origin))
     assert pool.opened == 2
 
 
@@ -85,11 +85,11 @@ async def test_a_cancelled_request_takes_its_connection_along(server, pool):
         return Reply(body=b"second")
 
     server.script = script
-    first = asyncio.create_task(pool.send(*post(pool.origin)))
+    first = asyncio.create_task(pool.send(post(pool.origin)))
     await asked.wait()
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    assert (await pool.send(*post(pool.origin))).body == b"second"
+    assert (await pool.send(post(pool.origin))).body == b"second"
     assert pool.opened == 2
 
 
@@ -97,7 +97,7 @@ async def test_an_answer_may_come_before_the_body_is_read(server, pool):
     """A refusal sent before the server has read the picture is received."""
     server.answers_before_the_body = True
     for _ in range(2):
-        assert (await pool.send(*post(pool.origin, b"x" * 5_000_000))).status == 200
+        assert (await pool.send(post(pool.origin, b"x" * 5_000_000))).status == 200
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org", "http://", "http://host:notaport"])

@@ -14,12 +14,11 @@ from loadtests.server_metrics import ServerCount, parse_samples, server_count
 from tests.loadtests.scripted_server import REFUSAL, Reply
 
 HISTOGRAM = """\
-# HELP dermserve_request_duration_seconds x
-dermserve_request_duration_seconds_bucket{{le="1.0",route="/v1/predictions"}} {within}
-dermserve_request_duration_seconds_bucket{{le="3.0",route="/v1/predictions"}} {within}
-dermserve_request_duration_seconds_bucket{{le="+Inf",route="/v1/predictions"}} {all}
+# HELP dermserve_prediction_duration_seconds x
+dermserve_prediction_duration_seconds_bucket{{le="1.0"}} {within}
+dermserve_prediction_duration_seconds_bucket{{le="3.0"}} {within}
+dermserve_prediction_duration_seconds_bucket{{le="+Inf"}} {all}
 dermserve_request_duration_seconds_bucket{{le="3.0",route="/metrics"}} 77
-dermserve_request_duration_seconds_bucket{{le="+Inf",route="/metrics"}} 77
 process_resident_memory_bytes 1.048576e+08
 process_cpu_seconds_total 12.5
 """
@@ -63,11 +62,11 @@ async def test_report_html_needs_nothing_else(result):
 
 
 async def test_report_html_has_the_verdict_before_the_charts(result):
-    """The verdict stands above four well-formed charts."""
+    """The verdict stands above well-formed charts of latency, throughput, refusals, health and memory."""
     _, as_page = write_report(result)
     text = as_page.read_text()
     charts = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]
-    assert len(charts) == 4
+    assert len(charts) == 6
     assert all(chart.get("aria-label") for chart in charts)
     assert "nan" not in "".join(path.get("d", "") for chart in charts for path in chart)
     assert text.index("TARGET MISSED") < text.index("<svg")
@@ -75,7 +74,7 @@ async def test_report_html_has_the_verdict_before_the_charts(result):
 
 async def test_report_html_escapes(result):
     """What the service says is text in the page, never markup."""
-    result.faults["<img src=x>"] = 1
+    result.observation.faults["<img src=x>"] = 1
     _, as_page = write_report(result)
     assert "<img" not in as_page.read_text()
 
@@ -100,8 +99,8 @@ def test_the_services_own_count():
     """The service's histogram is read for the predictions of this run only."""
     before = parse_samples(HISTOGRAM.format(within=4, all=5))
     after = parse_samples(HISTOGRAM.format(within=94, all=105))
-    assert server_count(before, after, 3.0) == ServerCount(requests=100, within_target=90)
-    assert server_count([], after, 3.0) == ServerCount(requests=105, within_target=94)
+    assert server_count(before, after, 3.0) == ServerCount(answered=100, within_target=90)
+    assert server_count([], after, 3.0) == ServerCount(answered=105, within_target=94)
 
 
 def test_no_histogram_no_count():
@@ -116,5 +115,6 @@ async def test_no_metrics_at_all(server, tmp_path):
     options = Options(url=server.url, rate_per_second=50.0, duration_seconds=0.4, report_folder=tmp_path, pictures=1)
     result = await asyncio.wait_for(run_load_test(options), 60)
     assert result.verdict.passed
-    assert (result.memory, result.server_count, result.service_cores) == (None, None, None)
+    seen = result.observation
+    assert (seen.memory, seen.server_count, seen.server.cores_used) == (None, None, None)
     assert "Service memory" not in text_table(result)

@@ -1,0 +1,1 @@
+"""Scenarios: a load that a hospital's afternoon may bring, and the promises that must hold under it."""

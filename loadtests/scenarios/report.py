@@ -1,0 +1,118 @@
+"""What is left of scenarios: one report each, and an overview page."""
+
+import dataclasses
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from loadtests.page import Table, document, page
+from loadtests.report import Rows, aligned, milliseconds, observation_object, observation_rows, write_files
+from loadtests.scenarios.checks import Check, health_p99_seconds
+from loadtests.scenarios.phases import Phase
+from loadtests.scenarios.run import ScenarioResult
+
+MARKS = {True: "kept", False: "MISSED", None: "-"}
+OVERVIEW_HEAD = ("scenario", "verdict", "C /s", "answers /s", "p50", "p99", "refused", "refusals p99", "health p99")
+
+
+def check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:
+    """The promises of a scenario with a head."""
+    return [("", "promise", "found", "limit"), *((MARKS[c.passed], c.promise, c.found, c.limit) for c in checks)]
+
+
+def rows(result: ScenarioResult) -> Rows:
+    """The load and its figures in words."""
+    measured_by = result.capacity.measured_by if result.capacity else "given"
+    return [
+        ("Capacity C", f"{result.capacity_per_second:.1f} answers/s ({measured_by})"),
+        ("Load", "; ".join(map(_in_words, result.phases))),
+        *observation_rows(result.observation),
+    ]
+
+
+def _in_words(phase: Phase) -> str:
+    return f"{phase.name}: {phase.share:g} C for {phase.seconds:g} s"
+
+
+def text_table(result: ScenarioResult) -> str:
+    """Figures, promises and verdict as plain text."""
+    head = f"{result.scenario.name}: {result.scenario.description}"
+    faults = [f"  {number} x {fault}" for fault, number in list(result.observation.faults.items())[:10]]
+    lines = [head, "", *aligned(rows(result)), *faults, "", *aligned(check_rows(result.checks)), ""]
+    return "\n".join([*lines, *result.verdict.doubts, result.verdict.sentence])
+
+
+def overview_rows(results: Sequence[ScenarioResult]) -> list[tuple[str, ...]]:
+    """A line a scenario, with a head."""
+    return [OVERVIEW_HEAD, *map(_overview_row, results)]
+
+
+def _overview_row(result: ScenarioResult) -> tuple[str, ...]:
+    summary, observation = result.observation.summary, result.observation
+    health = max(health_p99_seconds(observation, path) for path in {probe.path for probe in observation.health} or {""})
+    return (
+        result.scenario.name,
+        "met" if result.verdict.passed else "MISSED",
+        f"{result.capacity_per_second:.1f}",
+        f"{summary.achieved_per_second:.1f}",
+        milliseconds(summary.p50_seconds),
+        milliseconds(summary.p99_seconds),
+        str(summary.refused),
+        milliseconds(summary.refusal_p99_seconds),
+        milliseconds(health),
+    )
+
+
+def report_object(result: ScenarioResult) -> dict[str, Any]:
+    """Verdict, promises, load and figures."""
+    return {
+        "scenario": result.scenario.name,
+        "description": result.scenario.description,
+        "verdict": dataclasses.asdict(result.verdict),
+        "checks": [dataclasses.asdict(check) for check in result.checks],
+        "options": dataclasses.asdict(result.options),
+        "phases": [dataclasses.asdict(phase) for phase in result.phases],
+        "capacity_per_second": result.capacity_per_second,
+        "capacity": dataclasses.asdict(result.capacity) if result.capacity else None,
+        **observation_object(result.observation),
+    }
+
+
+def write_report(result: ScenarioResult) -> list[Path]:
+    """NAME/report.json and NAME/report.html in the report folder; returns their paths."""
+    tables = [Table(rows(result)), Table(check_rows(result.checks), has_head=True)]
+    title = f"{result.scenario.name}: {result.scenario.description}"
+    text = page(title, result.observation, result.verdict, tables)
+    return write_files(result.options.report_folder / result.scenario.name, "report", report_object(result), text)
+
+
+def write_overview(results: Sequence[ScenarioResult], folder: Path) -> list[Path]:
+    """overview.json and overview.html in the report folder; returns their paths."""
+    head, *lines = overview_rows(results)
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join(_overview_line(result, line) for result, line in zip(results, lines, strict=True))
+    missed = sum(not result.verdict.passed for result in results)
+    sentence = f"{missed} of {len(results)} scenarios missed their target." if missed else "All targets were met."
+    text = document(
+        "Load scenarios",
+        f'<h1>Load scenarios</h1><p class="verdict {"bad" if missed else "good"}">{sentence}</p>'
+        f"<table><tr>{cells}</tr>{body}</table>",
+    )
+    figures = {"passed": not missed, "scenarios": [dict(zip(head, line, strict=True)) for line in lines]}
+    return write_files(folder, "overview", figures, text)
+
+
+def _overview_line(result: ScenarioResult, line: tuple[str, ...]) -> str:
+    name, verdict, *figures = line
+    style = "good" if result.verdict.passed else "bad"
+    others = "".join(f"<td>{escape(figure)}</td>" for figure in figures)
+    return (
+        f'<tr><td><a href="{escape(name)}/report.html">{escape(name)}</a></td>'
+        f'<td class="{style}">{escape(verdict)}</td>{others}</tr>'
+    )
+
+
+def overview_text(results: Sequence[ScenarioResult]) -> str:
+    """The overview as plain text."""
+    return "\n".join(aligned(overview_rows(results)))
