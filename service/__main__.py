@@ -14,8 +14,10 @@ from types import FrameType
 import uvicorn
 
 from model_store.errors import StoreError
+from model_store.signatures import TrustPolicy, read_trusted_keys
 from model_store.store import ModelStore
 from service.app import create_app
+from service.choice_cache import ChoiceCache
 from service.engine import SelfTestError
 from service.lifecycle import Lifecycle
 from service.log import configure_logging, log
@@ -23,6 +25,8 @@ from service.registry import Registry
 from service.settings import InvalidSettingsError, Settings, read_settings
 
 _REFUSED = 1  # exit code of a start that was refused
+# A worker that runs Python gives the interpreter up after this: the event loop never waits long for it.
+_SWITCH_INTERVAL_SECONDS = 0.001
 _LAST_REQUESTS_SECONDS = 0.25  # uvicorn closes a connection whose request it has not yet read
 
 
@@ -31,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
         configure_logging(settings.log_level)
-        registry = Registry(ModelStore(settings.store), settings.model, settings.variant)
-        registry.load(settings.alias)
+        cache = ChoiceCache(settings.engine_cache) if settings.engine_cache else None
+        store = ModelStore(settings.store, settings.store_cache, settings.store_cache_limit_bytes)
+        registry = Registry(store, settings.model, settings.wishes(), cache, _policy(settings))
         listener = _bind(settings.host, settings.port)
+        registry.load(settings.alias)
     except InvalidSettingsError as error:
         return _refuse(f"settings: {error}")
     except (StoreError, SelfTestError) as error:
@@ -42,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}")
     _serve(settings, registry, listener)
     return 0
+
+
+def _policy(settings: Settings) -> TrustPolicy:
+    """Raises KeyFileError."""
+    keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else {}
+    return TrustPolicy(settings.require_signature, keys)
 
 
 def _serve(settings: Settings, registry: Registry, listener: socket.socket) -> None:
@@ -54,6 +66,7 @@ def _serve(settings: Settings, registry: Registry, listener: socket.socket) -> N
         date_header=False,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
     )
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     # uvicorn raises the signal again when it has drained; a wished-for end is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):

@@ -1,61 +1,146 @@
-"""Who may come in: a request whose predicted finish misses its deadline is refused at once, before its body is read.
+"""Who may come in: a ledger of the work inside, and what it says of the finish of one more request.
 
-The prediction is the observed pace: while the service is busy, the time between two finished requests, averaged.
-With n requests inside, a new one finishes after about (n + 1) of those. This holds however the time is spent
-(decoding, network, other processes on the machine), so nothing has to be modelled.
+predicted seconds = (work inside with no later deadline / workers + the request's own work) * correction
+
+The work is estimated from measured service times (`service_times`); the correction is a moving average of actual over
+predicted and catches whatever those do not know: the event loop, other processes on the machine.
+
+Refusals come in phases, not at random: a phase begins when the work inside would take 0.6 of the deadline, and ends
+when it has drained to 0.12 of it. `Retry-After` names that end, so a caller who honours it meets an open door, and the
+workers never run dry meanwhile. A request that cannot make a shorter deadline of its own, or is slow by itself, is
+refused alone.
+
+Nothing here waits or starts a timer; for one event loop.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 from service.errors import OverloadedError
+from service.service_times import Cost
 
-# Share of the deadline that a prediction may fill: predictions that are 1.6 times too low are still kept, and a queue
-# this long keeps every core busy all the same.
-_MARGIN = 0.6
-# Weight of the newest observation in the average. Answers finish in bursts, a batch at a time: with 0.05 the average
-# swung with each burst, and at twice the capacity 1 % of the admitted requests came too late.
+# Shares of the deadline. Predictions that are 1.6 times too low are still kept; a queue of 0.12 keeps every core busy.
+_PHASE_BEGINS = 0.6
+_PHASE_ENDS = 0.12
+_ALONE = 0.8
+# The correction follows within some fifty answers and never believes a single bad moment.
 _SMOOTHING = 0.02
+_CORRECTIONS = (0.5, 4.0)
+# A prediction below this is mostly overhead of one request: it tells nothing of the pace of the queue.
+_TELLING_SECONDS = 0.1
+
+
+class AdmissionObserver(Protocol):
+    """What admission reports; the metrics implement it."""
+
+    def finish_predicted(self, actual_over_predicted: float) -> None:
+        """A request finished, so much later (or earlier) than it was predicted to."""
+
+    def refusing_changed(self, refusing: bool) -> None:
+        """A phase of refusing begins or ends."""
+
+
+@dataclass(eq=False)
+class Work:
+    """One request's place in the ledger: expected seconds, and when it came."""
+
+    cost: Cost
+    deadline: float
+    entered: float
+    uncorrected_seconds: float
+    predicted_seconds: float
 
 
 class Admission:
-    """Counts requests and bytes inside. For one event loop; `clock` gives seconds."""
+    """The ledger. `clock` gives seconds; `deadline_seconds` is the longest that any request may have."""
 
-    def __init__(self, clock: Callable[[], float], initial_pace_seconds: float, bytes_limit: int) -> None:
-        self._clock = clock
-        self._pace_seconds = initial_pace_seconds
-        self._bytes_limit = bytes_limit
-        self._last_finish: float | None = None
-        self.requests_in_flight = 0
-        self.bytes_in_flight = 0
+    def __init__(
+        self, clock: Callable[[], float], observer: AdmissionObserver, *, workers: int, deadline_seconds: float
+    ) -> None:
+        self._clock, self._observer = clock, observer
+        self._workers, self._deadline_seconds = workers, deadline_seconds
+        self._inside: set[Work] = set()
+        self._line_seconds = self._slow_seconds = 0.0  # sums over those inside
+        self._latest_deadline = 0.0
+        self._correction = 1.0
+        self._refusing = False
+
+    @property
+    def refusing(self) -> bool:
+        """Whether a phase of refusing lasts. Busy, not broken."""
+        return self._refusing
+
+    @property
+    def backlog_seconds(self) -> float:
+        """When a worker would take a picture that joins the end of the line now."""
+        return self._line_seconds / self._workers * self._correction
+
+    def at_the_door(self, cost: Cost, allowed_seconds: float) -> None:
+        """The first check, before the body is read: holds nothing yet. Raises OverloadedError."""
+        if self._refusing:
+            wait = self.backlog_seconds - _PHASE_ENDS * self._deadline_seconds
+            raise OverloadedError("the service is busy and would answer too late", wait, reason="backlog")
+        self._refuse_alone(self._seconds(cost, self._clock() + allowed_seconds), allowed_seconds)
 
     @contextmanager
-    def admit(self, deadline_seconds: float, body_bytes: int) -> Iterator[None]:
-        """Hold a place for one request of up to `body_bytes` while the context is open. Raises OverloadedError."""
-        predicted = self.predicted_seconds()
-        if self.requests_in_flight and predicted > deadline_seconds * _MARGIN:
-            wait = predicted - deadline_seconds * _MARGIN
-            raise OverloadedError("the service is busy and would answer too late", retry_after_seconds=wait)
-        if self.bytes_in_flight + body_bytes > self._bytes_limit and self.requests_in_flight:
-            raise OverloadedError("too many large pictures are being uploaded", retry_after_seconds=predicted)
-        self.requests_in_flight += 1
-        self.bytes_in_flight += body_bytes
-        try:
-            yield
-        finally:
-            self.requests_in_flight -= 1
-            self.bytes_in_flight -= body_bytes
+    def enter(self, cost: Cost, deadline: float) -> Iterator[Work]:
+        """The second check, when the body is there, and a place for as long as the context is open.
 
-    def predicted_seconds(self) -> float:
-        """How long a request that comes now is expected to take."""
-        return (self.requests_in_flight + 1) * self._pace_seconds
-
-    def observe_finish(self, duration_seconds: float) -> None:
-        """One request was answered with a result after `duration_seconds` (its place is still held)."""
+        A phase that began meanwhile is not held against a caller who has uploaded. Raises OverloadedError.
+        """
         now = self._clock()
-        # Only a busy stretch shows the pace: with nobody waiting, the gap is the callers' and not the service's.
-        if self._last_finish is not None and self.requests_in_flight > 1:
-            self._pace_seconds += _SMOOTHING * (now - self._last_finish - self._pace_seconds)
-        self._last_finish = now if self.requests_in_flight > 1 else None
-        # No pace is slower than one whole request: this ends the memory of a bad moment.
-        self._pace_seconds = min(self._pace_seconds, duration_seconds)
+        uncorrected = self._seconds(cost, deadline)
+        self._refuse_alone(uncorrected, deadline - now)
+        work = Work(cost, deadline, now, uncorrected, uncorrected * self._correction)
+        self._inside.add(work)
+        self._line_seconds += cost.line_seconds
+        self._slow_seconds += cost.slow_seconds
+        self._latest_deadline = max(self._latest_deadline, deadline)
+        self._update_phase()
+        try:
+            yield work
+        finally:
+            self._leave(work)
+
+    def finished(self, work: Work) -> None:
+        """Its answer is there, or its deadline has passed: what was predicted is held against what came."""
+        actual = self._clock() - work.entered
+        self._observer.finish_predicted(actual / work.predicted_seconds)
+        if work.uncorrected_seconds >= _TELLING_SECONDS and not work.cost.slow_seconds:
+            low, high = _CORRECTIONS
+            ratio = min(max(actual / work.uncorrected_seconds, low), high)
+            self._correction += _SMOOTHING * (ratio - self._correction)
+
+    def _leave(self, work: Work) -> None:
+        self._inside.discard(work)
+        self._line_seconds -= work.cost.line_seconds
+        self._slow_seconds -= work.cost.slow_seconds
+        if not self._inside:  # ends the rounding errors of many sums
+            self._line_seconds = self._slow_seconds = self._latest_deadline = 0.0
+        self._update_phase()
+
+    def _refuse_alone(self, uncorrected_seconds: float, allowed_seconds: float) -> None:
+        """An idle service tries whatever it believes: estimates of a bad moment never lock everyone out."""
+        late = uncorrected_seconds * self._correction - _ALONE * allowed_seconds
+        if self._inside and late > 0:
+            raise OverloadedError("this request would be answered too late", late, reason="own_deadline")
+
+    def _seconds(self, cost: Cost, deadline: float) -> float:
+        """Until a request with this deadline would be finished, before correction."""
+        if deadline >= self._latest_deadline:
+            ahead = self._line_seconds
+        else:  # some of those inside will be overtaken
+            ahead = sum(work.cost.line_seconds for work in self._inside if work.deadline <= deadline)
+        in_line = ahead / self._workers
+        if cost.slow_seconds:  # its way to the line may be longer than the line
+            in_line = max(in_line, self._slow_seconds + cost.slow_seconds)
+        return in_line + cost.line_seconds
+
+    def _update_phase(self) -> None:
+        share = _PHASE_ENDS if self._refusing else _PHASE_BEGINS
+        refusing = self.backlog_seconds > share * self._deadline_seconds
+        if refusing != self._refusing:
+            self._refusing = refusing
+            self._observer.refusing_changed(refusing)

@@ -1,30 +1,38 @@
 """Composition root: every part is made and joined here, once."""
 
+import asyncio
 import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.admission import Admission
+from service.analysis import analyse_all, decode_all
 from service.batcher import Batcher
+from service.choice import Choice
+from service.door import Door
+from service.follower import Follower
 from service.lifecycle import Lifecycle
 from service.log import log
 from service.metrics import Metrics
 from service.middleware import Observe
-from service.predictor import Predictor
+from service.predictor import Lanes, Predictor
 from service.problems import install_problem_handlers
-from service.registry import LoadedModel, Registry
-from service.routes import health, metrics, models, page, predictions
+from service.registry import Registry
+from service.routes import admin, engine, health, metrics, models, page, predictions, shadow
+from service.service_times import ServiceTimes
 from service.settings import Settings
+from service.shadow import Shadow
+from service.upload import Bodies
 
 _DESCRIPTION = (
     "Classifies dermatoscopic pictures of skin lesions: the two most probable of seven diagnoses, all probabilities, "
@@ -32,9 +40,12 @@ _DESCRIPTION = (
     "memory, never stored, never sent on. "
     "Research software, not a medical device: every answer is preliminary until a doctor decides."
 )
-# A first guess of how long decoding takes beside one run of the network; observation replaces it within seconds.
-_DECODE_SHARE = 2.0
+_NOTHING_MEASURED = {1: 0.01}  # without a model nothing is admitted, so nothing is predicted from it
+_LAG_INTERVAL_SECONDS = 0.1
+# A worker that computes in Python gives the interpreter up after this: the event loop never waits long for it.
+_SWITCH_SECONDS = 0.001
 _WORKER_NICENESS = 10  # about a ninth of the event loop's share of a contended core
+_IDLE_NICENESS = 19  # about an eighth of a worker's
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,11 @@ class Services:
     """What the routes use."""
 
     registry: Registry
+    admission: Admission
+    bodies: Bodies
     predictor: Predictor
+    follower: Follower
+    shadow: Shadow
 
 
 def create_app(settings: Settings, registry: Registry, lifecycle: Lifecycle | None = None) -> FastAPI:
@@ -66,55 +81,124 @@ def create_app(settings: Settings, registry: Registry, lifecycle: Lifecycle | No
     )
     app.state.settings, app.state.metrics, app.state.lifecycle = settings, service_metrics, states
     install_problem_handlers(app, service_metrics)
-    for routes in (predictions, models, health, metrics, page):
+    for routes in (predictions, models, engine, shadow, admin, health, metrics, page):
         app.include_router(routes.router)
-    app.add_middleware(Observe, metrics=service_metrics, lifecycle=states)
+    app.add_middleware(Door, metrics=service_metrics, settings=settings)
+    app.add_middleware(Observe, metrics=service_metrics, lifecycle=states)  # the last one added is the outermost
     return app
 
 
 @asynccontextmanager
 async def _running_services(settings: Settings, registry: Registry, observer: Metrics) -> AsyncIterator[Services]:
-    """Threads, batcher and predictor for as long as the application runs; at the end every batch is finished."""
-    loaded = registry.loaded
-    pace_seconds = 0.0
-    if loaded is not None:
-        observer.model_loaded(loaded.identity, loaded.manifest.classes)
-        pace_seconds = _DECODE_SHARE * _inference_seconds(loaded) / settings.inference_threads
-        log(logging.INFO, "model serves", **loaded.identity.model_dump())
+    """Threads, lanes and predictor for as long as the application runs; at the end every batch is finished."""
+    choice = _first_choice(registry, observer)
+    workers = 1 if choice is None else choice.workers
+    times = ServiceTimes(_NOTHING_MEASURED if choice is None else choice.inference_seconds)
+    admission = Admission(
+        time.monotonic, observer.admission, workers=workers, deadline_seconds=settings.deadline_seconds
+    )
+    bodies = Bodies(settings.bytes_in_flight_limit_bytes, observer.bytes_in_flight.set)
     with (
-        ThreadPoolExecutor(settings.decode_threads, "decode", _yield_to_event_loop) as decoders,
-        ThreadPoolExecutor(settings.inference_threads, "inference", _yield_to_event_loop) as inferrers,
+        ThreadPoolExecutor(workers, "worker", partial(_lower_priority, _WORKER_NICENESS)) as worker_threads,
+        ThreadPoolExecutor(1, "slow-lane", partial(_lower_priority, _WORKER_NICENESS)) as slow_thread,
+        _background_thread("loader", choice) as loader_thread,
+        _background_thread("shadow", choice) as shadow_thread,
     ):
-        batcher = Batcher(
-            lambda images: registry.current().engine.infer(images),
-            inferrers,
-            observer,
-            workers=settings.inference_threads,
-            max_batch_size=settings.max_batch_size,
-            max_queue_size=settings.max_queue_size,
-        )
-        admission = Admission(time.monotonic, pace_seconds, settings.bytes_in_flight_limit_bytes)
-        predictor = Predictor(registry, admission, decoders, batcher, observer, settings)
-        yield Services(registry, predictor)
-        await batcher.drain()
+        lanes = _lanes(settings, workers, times, observer, worker_threads, slow_thread)
+        behind = _shadow(settings, registry, observer, shadow_thread, lanes, admission)
+        follower = _follower(settings, registry, observer, loader_thread)
+        predictor = Predictor(registry, times, admission, bodies, lanes, behind, observer, settings)
+        running = [asyncio.create_task(task) for task in (_watch_event_loop(observer), follower.run(), behind.run())]
+        yield Services(registry, admission, bodies, predictor, follower, behind)
+        for task in running:
+            task.cancel()
+        await lanes.drain()
 
 
-def _yield_to_event_loop() -> None:
-    """Let the event loop run before this worker thread: refusals and health checks stay fast when all cores are busy.
+def _first_choice(registry: Registry, observer: Metrics) -> Choice | None:
+    """Of the version that serves first. Nothing here may hold on to that version: one day it is swapped out."""
+    loaded = registry.loaded
+    if loaded is None:
+        return None
+    observer.versions.serves(loaded)
+    log(logging.INFO, "model serves", **loaded.identity.model_dump())
+    return loaded.choice
+
+
+def _background_thread(name: str, choice: Choice | None) -> ThreadPoolExecutor:
+    """One thread for what nobody waits for.
+
+    Sessions of several threads take their priority from the thread that makes them: that must be a worker's.
+    """
+    own_threads = choice is not None and choice.threads_per_session > 1
+    return ThreadPoolExecutor(1, name, partial(_lower_priority, _WORKER_NICENESS if own_threads else _IDLE_NICENESS))
+
+
+def _follower(settings: Settings, registry: Registry, observer: Metrics, thread: ThreadPoolExecutor) -> Follower:
+    return Follower(
+        registry,
+        observer.versions,
+        thread,
+        alias=settings.alias,
+        also_serve=settings.also_serve,
+        shadow=settings.shadow_share > 0,
+        poll_seconds=settings.store_poll_seconds,
+    )
+
+
+def _shadow(
+    settings: Settings, registry: Registry, observer: Metrics, thread: Executor, lanes: Lanes, admission: Admission
+) -> Shadow:
+    return Shadow(
+        registry,
+        observer.versions.shadow,
+        thread,
+        share=settings.shadow_share,
+        is_quiet=lambda: not (lanes.line.waiting or lanes.slow.waiting or admission.refusing),
+        pixel_limit=settings.pixel_limit_pixels,
+    )
+
+
+def _lanes(
+    settings: Settings,
+    workers: int,
+    times: ServiceTimes,
+    observer: Metrics,
+    worker_threads: Executor,
+    slow_thread: Executor,
+) -> Lanes:
+    return Lanes(
+        line=Batcher(
+            partial(analyse_all, pixel_limit=settings.pixel_limit_pixels),
+            worker_threads,
+            observer.line,
+            workers=workers,
+            batch_limit=lambda: times.best_batch_size(settings.max_batch_size),
+            queue_limit=settings.max_queue_size,
+        ),
+        slow=Batcher(
+            partial(decode_all, pixel_limit=settings.pixel_limit_pixels),
+            slow_thread,
+            observer.slow_lane,
+            workers=1,
+            batch_limit=lambda: 1,
+            queue_limit=settings.max_queue_size,
+        ),
+    )
+
+
+async def _watch_event_loop(observer: Metrics) -> None:
+    """Measure how late the loop is, until cancelled."""
+    while True:
+        due = time.monotonic() + _LAG_INTERVAL_SECONDS
+        await asyncio.sleep(_LAG_INTERVAL_SECONDS)
+        observer.event_loop_lag.observe(max(0.0, time.monotonic() - due))
+
+
+def _lower_priority(niceness: int) -> None:
+    """Let the event loop run before this thread: refusals and health checks stay fast when all cores are busy.
 
     Linux gives each thread its own priority; elsewhere nothing is changed, as it would be the whole process's.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WORKER_NICENESS)
-
-
-def _inference_seconds(loaded: LoadedModel) -> float:
-    """Median time of one picture through the warmed network."""
-    contract = loaded.manifest.preprocessing
-    picture = np.zeros((1, contract.height, contract.width, 3), np.uint8)
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        loaded.engine.infer(picture)
-        times.append(time.perf_counter() - started)
-    return sorted(times)[len(times) // 2]
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

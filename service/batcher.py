@@ -1,184 +1,249 @@
-"""Dynamic batching without a timer: a free worker takes what has queued, up to the maximum; nothing waits for company.
+"""Dynamic batching without a timer: a free worker takes what waits, earliest deadline first; nothing waits for company.
 
-Bounded (`max_queue_size`), deadline-aware (expired pictures never reach the network) and cancellation-safe: a caller
-who leaves costs neighbours nothing, a batch that fails is halved until the one bad picture stands alone, and every
-job that was taken is answered, whatever happens.
+It knows nothing of pictures: items go in, `work` answers a batch of them in a worker thread, each caller gets the
+outcome of its own item. It is bounded (`queue_limit`), deadline-aware and cancellation-safe: what expired or was
+abandoned is dropped before any work is spent on it, a caller who leaves costs its neighbours nothing, a batch that
+fails is halved until the one bad item stands alone, and whatever was accepted is answered exactly once.
+
+All state lives in one event loop, and no task carries a batch: there is nothing that could be cancelled half-way.
+`tests/simulation` drives this module through random schedules in virtual time.
 """
 
 import asyncio
+import bisect
+import itertools
 import logging
-import math
+import operator
 import time
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Generic, Literal, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service.engine import NetworkOutput, PictureOutput
-from service.errors import DeadlineExceededError, InferenceFailedError, OverloadedError
+from service.errors import DeadlineExceededError, InferenceFailedError, OverloadedError, ServiceError
 from service.log import log
 
-Infer = Callable[[NDArray[np.uint8]], NetworkOutput]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+# Runs in a worker thread. One outcome per item, in the same order; an exception is that item's own failure.
+Work = Callable[[Sequence[Item]], Sequence[Result | Exception]]
+DropReason = Literal["expired", "departed"]
 
-_SUM_TOLERANCE = 1e-3
+_URGENCY = operator.attrgetter("urgency")
 
 
 class BatchObserver(Protocol):
-    """What the batcher reports while it works; the metrics implement it."""
+    """What the batcher reports while it works; the metrics implement it. Its methods must not raise."""
 
     def queue_changed(self, length: int) -> None:
-        """`length` pictures wait."""
+        """`length` items wait."""
 
     def batch_started(self, size: int) -> None:
-        """A batch of `size` pictures goes to the network."""
+        """A batch of `size` items goes to a worker."""
 
     def batch_failed(self) -> None:
-        """The network raised for a batch."""
+        """A whole batch failed; its halves are tried next."""
+
+    def dropped(self, reason: DropReason) -> None:
+        """An accepted item was spared further work: its deadline passed, or its caller left."""
+
+    def left_in_work(self) -> None:
+        """A caller left in time whose item a worker had already: that work is lost."""
 
 
 @dataclass(frozen=True)
-class BatchAnswer:
-    """What the network says of one picture, and how long it waited and was computed."""
+class Answered(Generic[Result]):
+    """One item's result, how long the item waited for a worker, and how many items were computed with it."""
 
-    output: PictureOutput
+    result: Result
     queue_seconds: float
-    inference_seconds: float
+    batch_size: int
 
 
 @dataclass(eq=False)
-class _Job:
-    image: NDArray[np.uint8]
-    deadline: float
-    enqueued_at: float
-    answer: asyncio.Future[BatchAnswer]
+class _Job(Generic[Item, Result]):
+    item: Item
+    urgency: tuple[float, int]  # deadline, then order of arrival
+    arrived_at: float
+    answer: asyncio.Future[Answered[Result]]
     queue_seconds: float = 0.0
 
 
-class Batcher:
-    """Feeds `infer` from one event loop; up to `workers` batches run at once in `executor`."""
+class Batcher(Generic[Item, Result]):
+    """Up to `workers` batches run in `executor` at once; `batch_limit` tells the largest batch at present.
+
+    `executor` must have a thread for each of the `workers`. Everything else happens in the event loop of the callers.
+    """
 
     def __init__(
         self,
-        infer: Infer,
+        work: Work[Item, Result],
         executor: Executor,
         observer: BatchObserver,
         *,
         workers: int,
-        max_batch_size: int,
-        max_queue_size: int,
+        batch_limit: Callable[[], int],
+        queue_limit: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._infer, self._executor, self._observer, self._clock = infer, executor, observer, clock
-        self._max_batch_size, self._max_queue_size = max_batch_size, max_queue_size
-        self._free_workers = workers
-        self._queue: deque[_Job] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._work, self._executor, self._observer, self._clock = work, executor, observer, clock
+        self._workers, self._batch_limit, self._queue_limit = workers, batch_limit, queue_limit
+        # Sorted by urgency. A list, not a heap: whoever leaves is found by bisection and frees its place at once.
+        self._queue: list[_Job[Item, Result]] = []
+        self._arrivals = itertools.count()
+        self._running = 0
+        self._idle = asyncio.Event()
 
-    async def submit(self, image: NDArray[np.uint8], deadline: float) -> BatchAnswer:
-        """Queue one uint8 [H, W, 3] picture and wait. `deadline` is in the clock's time.
+    @property
+    def waiting(self) -> int:
+        """Items in the queue."""
+        return len(self._queue)
 
-        Raises OverloadedError (queue full), DeadlineExceededError, InferenceFailedError.
+    @property
+    def running(self) -> int:
+        """Workers that are busy, each with one batch."""
+        return self._running
+
+    async def submit(self, item: Item, deadline: float) -> Answered[Result]:
+        """Queue one item and wait for its answer. `deadline` is in the clock's time.
+
+        Raises OverloadedError (queue full), DeadlineExceededError (no worker in time), InferenceFailedError (the work
+        failed on this item), or the ServiceError that is the item's own outcome.
         """
-        if len(self._queue) >= self._max_queue_size:
-            raise OverloadedError("too many pictures are waiting", retry_after_seconds=1)
-        job = _Job(image, deadline, self._clock(), asyncio.get_running_loop().create_future())
-        self._queue.append(job)
+        if len(self._queue) >= self._queue_limit:
+            raise OverloadedError("too many requests are waiting", retry_after_seconds=1)
+        answer: asyncio.Future[Answered[Result]] = asyncio.get_running_loop().create_future()
+        job = _Job(item, (deadline, next(self._arrivals)), self._clock(), answer)
+        bisect.insort(self._queue, job, key=_URGENCY)
         self._dispatch()
-        return await job.answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._leave(job)
+            raise
 
     async def drain(self) -> None:
         """Wait until nothing is queued or running."""
-        while self._running:
-            await asyncio.wait(self._running)
+        while self._running:  # while anything waits all workers are busy
+            await self._idle.wait()
+
+    def _leave(self, job: _Job[Item, Result]) -> None:
+        """Free the place of a caller who left, if it has still one."""
+        expired = self._clock() >= job.urgency[0]  # a caller whose own timer runs out at the deadline leaves, too
+        place = bisect.bisect_left(self._queue, job.urgency, key=_URGENCY)
+        if place < len(self._queue) and self._queue[place] is job:
+            del self._queue[place]
+            self._observer.dropped("expired" if expired else "departed")
+            self._observer.queue_changed(len(self._queue))
+        elif not expired:
+            self._observer.left_in_work()
 
     def _dispatch(self) -> None:
-        """Give queued pictures to free workers, shared evenly among them."""
-        while self._free_workers and self._queue:
-            batch = self._take(min(self._max_batch_size, math.ceil(len(self._queue) / self._free_workers)))
-            if not batch:
-                continue
-            self._free_workers -= 1
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._running.add(task)
-            task.add_done_callback(self._finished)
+        """Give what waits to the free workers."""
+        while self._queue and self._running < self._workers:
+            batch = self._take(max(1, self._batch_limit()))
+            if batch:
+                self._running += 1
+                self._run_next([batch])
         self._observer.queue_changed(len(self._queue))
+        if self._running:
+            self._idle.clear()
+        else:
+            self._idle.set()
 
-    def _take(self, size: int) -> list[_Job]:
-        """The next `size` pictures that somebody still waits for in time; the others leave the queue."""
+    def _take(self, size: int) -> list[_Job[Item, Result]]:
+        """The `size` most urgent items that somebody still waits for in time; the others leave the queue."""
         now = self._clock()
-        batch: list[_Job] = []
+        batch: list[_Job[Item, Result]] = []
         while self._queue and len(batch) < size:
-            job = self._queue.popleft()
-            if job.answer.done():
-                continue  # the caller left
-            if now >= job.deadline:
-                job.answer.set_exception(DeadlineExceededError("the picture waited too long for the network"))
-                continue
-            job.queue_seconds = now - job.enqueued_at
-            batch.append(job)
+            job = self._queue.pop(0)
+            job.queue_seconds = now - job.arrived_at
+            if self._is_wanted(job, now):
+                batch.append(job)
         return batch
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._free_workers += 1
-        self._dispatch()
+    def _is_wanted(self, job: _Job[Item, Result], now: float) -> bool:
+        """Whether work on it still has a use; a caller whose deadline passed is told so."""
+        if job.answer.done():
+            self._observer.dropped("departed")
+            return False
+        if now >= job.urgency[0]:
+            job.answer.set_exception(DeadlineExceededError("it waited too long for a worker"))
+            self._observer.dropped("expired")
+            return False
+        return True
 
-    async def _run(self, batch: list[_Job]) -> None:
-        """Compute a batch and answer each of its jobs exactly once."""
-        try:
-            await self._compute(batch)
-        finally:
-            for job in batch:
-                if not job.answer.done():  # only if this task itself was cancelled or is wrong
-                    job.answer.set_exception(InferenceFailedError("the analysis was interrupted"))
+    def _run_next(self, batches: list[list[_Job[Item, Result]]]) -> None:
+        """Start the last of the `batches` that one worker has before it; without any the worker is free."""
+        while batches:
+            now = self._clock()
+            batch = [job for job in batches.pop() if self._is_wanted(job, now)]
+            if not batch:
+                continue
+            self._observer.batch_started(len(batch))
+            try:
+                future = self._executor.submit(self._outcomes, tuple(job.item for job in batch))
+            except RuntimeError as error:  # it was shut down, or the system gives no more threads
+                self._fail(batch, error)
+                continue
+            loop = asyncio.get_running_loop()
+            future.add_done_callback(partial(_call_in, loop, self._finished, batch, batches))
+            return
+        self._running -= 1
 
-    async def _compute(self, batch: list[_Job]) -> None:
-        self._observer.batch_started(len(batch))
-        started = self._clock()
-        try:
-            images = np.stack([job.image for job in batch])
-            output = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
-            rows = output.rows()
-            if len(rows) != len(batch):
-                raise ValueError(f"{len(rows)} answers to {len(batch)} pictures")
-        except Exception as error:  # whatever the runtime raises, each caller gets an answer
+    def _outcomes(self, items: tuple[Item, ...]) -> list[Result | Exception]:
+        """In the worker thread: as many outcomes as items, or the whole batch fails."""
+        outcomes = list(self._work(items))
+        if len(outcomes) != len(items):
+            raise ValueError(f"{len(outcomes)} outcomes of {len(items)} items")
+        return outcomes
+
+    def _finished(
+        self,
+        batch: list[_Job[Item, Result]],
+        batches: list[list[_Job[Item, Result]]],
+        future: Future[list[Result | Exception]],
+    ) -> None:
+        """Back in the event loop: answer the callers and go on."""
+        # BaseException: what a library raises to end its thread must not leave the callers without an answer.
+        error = CancelledError() if future.cancelled() else future.exception()
+        if error is None:
+            self._deliver(batch, future.result())
+        elif len(batch) == 1:
+            self._fail(batch, error)
+        else:  # one bad item must not fail its neighbours: halve until it stands alone
             log(logging.ERROR, "batch failed", exc_info=error, size=len(batch))
             self._observer.batch_failed()
-            await self._retry_halves(batch)
-            return
-        seconds = self._clock() - started
-        for job, row in zip(batch, rows, strict=True):
-            self._answer(job, row, seconds)
+            middle = len(batch) // 2
+            batches += [batch[middle:], batch[:middle]]
+        self._run_next(batches)
+        self._dispatch()
 
-    async def _retry_halves(self, batch: list[_Job]) -> None:
-        """One bad picture must not fail its neighbours: halve until it stands alone."""
-        if len(batch) == 1:
-            if not batch[0].answer.done():
-                batch[0].answer.set_exception(InferenceFailedError("the network failed on this picture"))
-            return
-        middle = len(batch) // 2
-        for half in (batch[:middle], batch[middle:]):
-            await self._compute(half)
+    def _deliver(self, batch: list[_Job[Item, Result]], outcomes: list[Result | Exception]) -> None:
+        """Answer each caller who is still there with its own outcome."""
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if job.answer.done():
+                continue  # the caller left while the batch ran
+            if isinstance(outcome, ServiceError):
+                job.answer.set_exception(outcome)
+            elif isinstance(outcome, BaseException):
+                log(logging.ERROR, "item failed", exc_info=outcome)
+                job.answer.set_exception(InferenceFailedError("the analysis failed"))
+            else:
+                job.answer.set_result(Answered(outcome, job.queue_seconds, len(batch)))
 
-    def _answer(self, job: _Job, output: PictureOutput, seconds: float) -> None:
-        if job.answer.done():
-            return  # the caller left while the batch ran
-        if _is_valid(output):
-            job.answer.set_result(BatchAnswer(output, job.queue_seconds, seconds))
-        else:
-            job.answer.set_exception(InferenceFailedError("the network gave no valid answer"))
+    def _fail(self, batch: list[_Job[Item, Result]], error: BaseException) -> None:
+        """No way is left to compute these."""
+        log(logging.ERROR, "batch failed", exc_info=error, size=len(batch))
+        self._observer.batch_failed()
+        for job in batch:
+            if not job.answer.done():
+                job.answer.set_exception(InferenceFailedError("the analysis failed"))
 
 
-def _is_valid(output: PictureOutput) -> bool:
-    """Probabilities that are some, a score in [0, 1], finite maps. Any comparison with NaN is false."""
-    probabilities = output.probabilities
-    return bool(
-        (probabilities >= 0).all()
-        and abs(float(probabilities.sum()) - 1) <= _SUM_TOLERANCE
-        and 0 <= output.in_distribution <= 1
-        and np.isfinite(output.class_maps).all()
-    )
+def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
+    """From a worker thread; a loop that is closed has no callers left."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback, *arguments)

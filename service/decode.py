@@ -1,11 +1,13 @@
 """Untrusted bytes -> the network's input. Runs in a worker thread; touches nothing but its arguments.
 
-The format is what the first bytes say, whatever the caller claims. Limits are checked on the header, before a pixel
-is decoded. Only the named Pillow plugins ever see the data.
+The format is what the first bytes say, whatever the caller claims. Limits are checked on the file's own bytes, before
+Pillow sees them. Only the named Pillow plugins ever do.
 """
 
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +16,10 @@ from PIL import Image, UnidentifiedImageError
 
 from model_store.contract.preprocessing import Preprocessing, UnsupportedPixelsError, load_rgb, to_input
 from model_store.contract.quality import PictureQuality, measure
-from service.errors import InvalidImageError, PayloadTooLargeError, ServiceError, UnsupportedFormatError
+from service.errors import InvalidImageError, ServiceError
+from service.file_header import EXIF_LIMIT_BYTES, Header, describe, refuse_bombs
 
-ACCEPTED = "JPEG, PNG, WebP, TIFF or BMP"
-_MAX_SIGNATURE_BYTES = 12
-# Pillow's own guard has another limit and only warns near it; `_check_header` below is the guard here.
+# Pillow's own guard has another limit and only warns near it; `describe` is the guard here.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -45,22 +46,9 @@ def decode(body: bytes, contract: Preprocessing, pixel_limit: int) -> DecodedPic
     Raises UnsupportedFormatError, PayloadTooLargeError (over `pixel_limit`), InvalidImageError.
     """
     started = time.perf_counter()
-    image_format = sniff(body)
-    try:
-        with Image.open(io.BytesIO(body), formats=[image_format]) as image:
-            width, height = image.size
-            _check_header(image, pixel_limit)
-            rgb = load_rgb(image, contract)
-    except ServiceError:
-        raise
-    except UnsupportedPixelsError as error:
-        raise InvalidImageError(str(error)) from error
-    except UnidentifiedImageError as error:
-        raise InvalidImageError(f"the file is damaged: it starts like {image_format} but is none") from error
-    except Exception as error:
-        # Damaged files make Pillow's plugins raise nearly anything (OSError, SyntaxError, struct.error, zlib.error,
-        # ...). Their messages can quote the file: not passed on.
-        raise InvalidImageError(f"the {image_format} file is damaged or cut off") from error
+    with _opened(body, pixel_limit) as image:
+        width, height = image.size
+        rgb = load_rgb(image, contract)
     if (rgb.width > rgb.height) != (width > height):
         width, height = height, width  # turned upright
     decoded = time.perf_counter()
@@ -69,28 +57,34 @@ def decode(body: bytes, contract: Preprocessing, pixel_limit: int) -> DecodedPic
     return DecodedPicture(tensor, width, height, quality, decoded - started, time.perf_counter() - decoded)
 
 
-def sniff(body: bytes) -> str:
-    """Pillow's name of the format, by magic bytes. Raises UnsupportedFormatError."""
-    head = body[:_MAX_SIGNATURE_BYTES]
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head.startswith((b"II*\x00", b"MM\x00*")):
-        return "TIFF"
-    if head.startswith(b"BM"):
-        return "BMP"
-    raise UnsupportedFormatError(f"the file is not a {ACCEPTED} picture")
+@contextmanager
+def _opened(body: bytes, pixel_limit: int) -> Iterator[Image.Image]:
+    """The picture, its header read and within the limits; whatever goes wrong with it inside is a ServiceError."""
+    header = describe(body, pixel_limit)
+    refuse_bombs(body, header, pixel_limit)
+    try:
+        with Image.open(io.BytesIO(body), formats=[header.image_format]) as image:
+            _check_opened(image, header)
+            yield image
+    except ServiceError:
+        raise
+    except UnsupportedPixelsError as error:
+        raise InvalidImageError(str(error)) from error
+    except UnidentifiedImageError as error:
+        raise InvalidImageError(f"the file is damaged: it starts like {header.image_format} but is none") from error
+    except Exception as error:
+        # Damaged files make Pillow's plugins raise nearly anything (OSError, SyntaxError, struct.error, zlib.error,
+        # ...). Their messages can quote the file: not passed on.
+        raise InvalidImageError(f"the {header.image_format} file is damaged or cut off") from error
 
 
-def _check_header(image: Image.Image, pixel_limit: int) -> None:
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise InvalidImageError("the picture has no pixels")
-    if width * height > pixel_limit:
-        raise PayloadTooLargeError(f"the picture has {width} x {height} pixels; at most {pixel_limit} are accepted")
-    # A phone's JPEG may carry a second picture (MPO: depth, preview); the first is the photograph.
-    if image.format not in ("JPEG", "MPO") and getattr(image, "n_frames", 1) > 1:
+def _check_opened(image: Image.Image, header: Header) -> None:
+    """Pillow must see what the limits were checked on; its TIFF plugin names the turned size."""
+    if sorted(image.size) != sorted(header[1:]):
+        raise InvalidImageError(f"the {header.image_format} file contradicts itself")
+    if len(image.info.get("exif", b"")) > EXIF_LIMIT_BYTES:
+        raise InvalidImageError(f"the {header.image_format} file has too much EXIF")
+    # A phone's JPEG may carry a second picture (MPO: depth, preview); the first is the photograph. Not `n_frames`: it
+    # would walk through a TIFF's whole chain of directories, in quadratic time.
+    if image.format not in ("JPEG", "MPO") and getattr(image, "is_animated", False):
         raise InvalidImageError("the file holds several pictures; send a single one")

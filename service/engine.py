@@ -1,8 +1,9 @@
 """ONNX Runtime: one verified variant of the graph, run by several threads at once."""
 
-import logging
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -11,9 +12,6 @@ from numpy.typing import NDArray
 from model_store.contract.golden import GoldenAnswers, GoldenVectors, preprocess_encoded, read_golden
 from model_store.contract.manifest import Manifest, VariantName
 from model_store.store import ModelVersion
-from service.log import log
-
-VariantChoice = Literal["auto", "fp32", "int8"]
 
 # Another build of libjpeg or Pillow may round a pixel differently; two levels of 255 change no answer.
 _TENSOR_TOLERANCE_LEVELS = 2
@@ -51,59 +49,72 @@ class NetworkOutput:
 
 
 class Engine:
-    """One variant. `infer` may be called from several threads; each call computes in the thread that calls."""
+    """One variant. `infer` may be called from several threads, each of which has `threads_per_session` to compute."""
 
-    def __init__(self, version: ModelVersion, variant: VariantName) -> None:
-        """Load the graph and replay the golden vectors. Raises SelfTestError, DamagedVersionError."""
+    def __init__(
+        self, version: ModelVersion, variant: VariantName, threads_per_session: int = 1, workers: int = 1
+    ) -> None:
+        """Load the graph for `workers` callers at once and replay the golden vectors.
+
+        With one thread a session computes in the thread that calls, so one session serves any number of callers.
+        More threads belong to their session: then each worker needs one of its own.
+        Raises SelfTestError, DamagedVersionError.
+        """
         self.variant, self._graph = variant, version.manifest.graph
+        self._idle: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
+        self._shared: onnxruntime.InferenceSession | None = None
         try:
-            self._session = _session(version.read(version.manifest.variants[variant].file))
-            _check_signature(self._session, version.manifest)
-            self._self_test(version)
+            graph = version.read(version.manifest.variants[variant].file)
+            golden = self._read_golden(version)
+            for _ in range(1 if threads_per_session == 1 else workers):
+                session = _session(graph, threads_per_session)
+                _check_signature(session, version.manifest)
+                found = self._run(session, golden.tensors)  # warm-up and proof in one
+                _check_answers(found, golden.answers[variant], version.manifest.golden.tolerance[variant])
+                self._idle.put(session)
         except SelfTestError as error:
             raise SelfTestError(f"{version.manifest.name} {version.manifest.version} {variant}: {error}") from error
+        if threads_per_session == 1:
+            self._shared = self._idle.get()
 
     def infer(self, images: NDArray[np.uint8]) -> NetworkOutput:
         """uint8 [N, H, W, 3] RGB -> what the graph says of the N pictures."""
-        wanted = [self._graph.probabilities, self._graph.class_maps, self._graph.in_distribution]
-        return NetworkOutput(*self._session.run(wanted, {self._graph.input: images}))
+        with self._free_session() as session:
+            return self._run(session, images)
 
-    def _self_test(self, version: ModelVersion) -> None:
-        """Warm-up and proof in one: picture -> tensor -> answer must be those of the training machine."""
+    @contextmanager
+    def _free_session(self) -> Iterator[onnxruntime.InferenceSession]:
+        """The shared session, or one that nobody else uses meanwhile; waits while all are in use."""
+        if self._shared is not None:
+            yield self._shared
+            return
+        session = self._idle.get()
+        try:
+            yield session
+        finally:
+            self._idle.put(session)
+
+    def _run(self, session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> NetworkOutput:
+        wanted = [self._graph.probabilities, self._graph.class_maps, self._graph.in_distribution]
+        return NetworkOutput(*session.run(wanted, {self._graph.input: images}))
+
+    def _read_golden(self, version: ModelVersion) -> GoldenVectors:
+        """The golden vectors, whose pictures become their tensors here too: those of the training machine."""
         manifest = version.manifest
         try:
             golden = read_golden(version.read(manifest.golden.file))
-            expected = golden.answers[self.variant]
+            golden.answers[self.variant]  # asked for here: a variant without answers proves nothing
         except (ValueError, KeyError, OSError) as error:
             raise SelfTestError("the golden vectors cannot be read") from error
         _check_preprocessing(golden, manifest)
-        _check_answers(self.infer(golden.tensors), expected, manifest.golden.tolerance[self.variant])
+        return golden
 
 
-def load_engine(version: ModelVersion, choice: VariantChoice) -> Engine:
-    """The variant that is asked for, or an error. `auto`: int8 where it proves itself, else fp32, told in the log.
-
-    Processors without dot products of bytes may round int8 sums differently: the golden vectors find that out here.
-    Raises SelfTestError, DamagedVersionError.
-    """
-    known = version.manifest.variants
-    if choice != "auto":
-        if choice not in known:
-            raise SelfTestError(f"{version.manifest.name} {version.manifest.version} has no variant {choice}")
-        return Engine(version, choice)
-    if "int8" in known:
-        try:
-            return Engine(version, "int8")
-        except SelfTestError as refused:
-            log(logging.WARNING, "int8 refused, fp32 serves", reason=str(refused))
-    return Engine(version, "fp32")
-
-
-def _session(graph: bytes) -> onnxruntime.InferenceSession:
+def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    # Parallelism comes from running several batches at once: measured 210 img/s so, 187 with two threads a batch.
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # A thread that spins while it waits takes its core from decoding and from the event loop.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:

@@ -1,23 +1,31 @@
 """Every way a request can fail, and the stage that raises it.
 
 ServiceError                 status  code
-├── InvalidRequestError        422   invalid_request       routes, options: the request itself is malformed
-├── UploadTimeoutError         408   upload_timeout        routes: the body did not arrive in time
-├── PayloadTooLargeError       413   payload_too_large     routes, decode: too many bytes or pixels
+├── InvalidRequestError        422   invalid_request       arrival, upload, options: the request itself is malformed
+├── UploadTimeoutError         408   upload_timeout        upload: the body did not arrive in time
+├── PayloadTooLargeError       413   payload_too_large     arrival, upload, decode: too many bytes or pixels
 ├── UnsupportedFormatError     415   unsupported_format    decode: not one of the five formats, by magic bytes
 ├── InvalidImageError          400   invalid_image         decode: not decodable, truncated, animated
 ├── UnavailableError                                       (+ Retry-After)
-│   ├── OverloadedError        503   overloaded            admission, batcher: it would miss the deadline
+│   ├── OverloadedError        503   overloaded            admission, upload, batcher: it would miss the deadline
 │   └── ModelNotReadyError     503   model_not_ready       registry: no verified model
-├── DeadlineExceededError      504   deadline_exceeded     predictor, batcher: passed after admission
-├── InferenceFailedError       500   inference_failed      batcher: the network gave no valid answer
-└── NotFoundError              404   not_found             routes: no such version
+├── DeadlineExceededError      504   deadline_exceeded     arrival, upload, predictor, batcher: it passed
+├── InferenceFailedError       500   inference_failed      analysis, batcher: the network gave no valid answer
+└── NotFoundError              404   not_found             routes, registry: no such version, or not loaded
+
+Of operators' routes alone:
+├── UnauthorizedError          401   unauthorized          admin: no token, or a wrong one
+├── VersionRefusedError        409   version_refused       admin: the wanted version failed a check, the old one serves
+└── StoreUnavailableNowError   503   store_unavailable     admin: the model store does not answer (+ Retry-After)
 
 ClientGoneError: the caller left; nobody is there to read an answer.
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+# A phase of refusing; a shorter deadline of its own, or a slow picture; all bodies in memory; the line of the workers.
+OverloadReason = Literal["backlog", "own_deadline", "bytes", "queue_full"]
 
 
 class ServiceError(Exception):
@@ -40,9 +48,14 @@ class InvalidRequestError(ServiceError):
 
 
 class UploadTimeoutError(ServiceError):
-    """The body did not arrive within `receive_timeout_seconds`."""
+    """The body did not arrive within `receive_timeout_seconds`, or too slowly."""
 
     status, code, title = 408, "upload_timeout", "The picture did not arrive in time"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """As for PayloadTooLargeError."""
+        return {"Connection": "close"}
 
 
 class PayloadTooLargeError(ServiceError):
@@ -84,9 +97,13 @@ class UnavailableError(ServiceError):
 
 
 class OverloadedError(UnavailableError):
-    """The predicted finish misses the deadline, or a limit on queued work is reached."""
+    """The predicted finish misses the deadline, or a limit on work or bytes inside is reached; `reason` says which."""
 
     code, title = "overloaded", "The service is busy"
+
+    def __init__(self, detail: str, retry_after_seconds: float, reason: OverloadReason = "queue_full") -> None:
+        super().__init__(detail, retry_after_seconds)
+        self.reason = reason
 
 
 class ModelNotReadyError(UnavailableError):
@@ -108,9 +125,32 @@ class InferenceFailedError(ServiceError):
 
 
 class NotFoundError(ServiceError):
-    """No such model version."""
+    """No such model version, none that is loaded, or nothing of this kind here."""
 
     status, code, title = 404, "not_found", "Not found"
+
+
+class UnauthorizedError(ServiceError):
+    """An operator's route was called without its token."""
+
+    status, code, title = 401, "unauthorized", "A token is needed"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """RFC 6750."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class VersionRefusedError(ServiceError):
+    """The version that ought to serve failed a check; what served before goes on."""
+
+    status, code, title = 409, "version_refused", "The version was refused"
+
+
+class StoreUnavailableNowError(UnavailableError):
+    """The model store does not answer; what is loaded goes on serving."""
+
+    code, title = "store_unavailable", "The model store does not answer"
 
 
 class ClientGoneError(Exception):

@@ -29,7 +29,7 @@ from service.schemas import (
     Reason,
 )
 
-_DIGITS = 6  # of a probability in the answer
+_DIGITS = 6  # of figures that are derived from the probabilities
 # Wider than any camera's format: the squashed lesion no longer looks like one that the network has seen.
 _EXTREME_ASPECT = 2.2
 _REASON_WARNINGS: dict[Reason, str] = {
@@ -148,8 +148,8 @@ def two_most_probable(probabilities: Sequence[float], manifest: Manifest) -> lis
 
 
 def all_probabilities(probabilities: Sequence[float], manifest: Manifest) -> dict[str, float]:
-    """Class code -> probability."""
-    return {code: round(p, _DIGITS) for code, p in zip(manifest.classes, probabilities, strict=True)}
+    """Class code -> probability, not rounded: who repeats an answer can compare every bit of the network's float32."""
+    return dict(zip(manifest.classes, probabilities, strict=True))
 
 
 def quality_answer(picture: DecodedPicture, manifest: Manifest) -> QualityAnswer:
@@ -222,4 +222,4 @@ def _share(right: float, wrong: float) -> float | None:
 
 def _diagnosis(code: str, probability: float) -> Diagnosis:
     lesion = lesions()[code]
-    return Diagnosis(code=code, name=lesion.name, probability=round(probability, _DIGITS), malignant=lesion.malignant)
+    return Diagnosis(code=code, name=lesion.name, probability=probability, malignant=lesion.malignant)

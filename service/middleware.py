@@ -5,21 +5,23 @@ import re
 import time
 import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.door import prediction_route
 from service.errors import ClientGoneError
 from service.lifecycle import Lifecycle
 from service.log import log
 from service.metrics import Metrics
 
 REQUEST_ID = "X-Request-ID"
-_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID = REQUEST_ID.lower().encode()
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Health checks and scrapes come every few seconds: they would drown the log.
 _QUIET_ROUTES = {"/healthz", "/readyz", "/metrics"}
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"
+_NOTHING = b"default-src 'none'; frame-ancestors 'none'"
 # Swagger's page starts itself with an inline script; its files come from this server too.
-_DOCS = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+_DOCS = b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+_CACHE, _POLICY, _CONNECTION = b"cache-control", b"content-security-policy", b"connection"
 
 
 class Observe:
@@ -41,23 +43,33 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._add_headers(MutableHeaders(scope=message), request_id, scope)
+                message["headers"] = self._with_headers(list(message.get("headers", ())), request_id, scope)
             await send(message)
 
-        with self._metrics.requests_in_flight.track_inprogress():
-            try:
-                await self._app(scope, receive, send_with_headers)
-            finally:
-                self._finish(scope, request_id, status, time.perf_counter() - started)
+        self._metrics.requests_in_flight.inc()
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            self._metrics.requests_in_flight.dec()
+            self._finish(scope, request_id, status, time.perf_counter() - started)
 
-    def _add_headers(self, headers: MutableHeaders, request_id: str, scope: Scope) -> None:
-        headers[REQUEST_ID] = request_id
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Referrer-Policy"] = "no-referrer"
-        headers.setdefault("Cache-Control", "no-store")
-        headers.setdefault("Content-Security-Policy", _DOCS if _route(scope) == "/docs" else _NOTHING)
-        if self._lifecycle.draining:
-            headers["Connection"] = "close"
+    def _with_headers(
+        self, headers: list[tuple[bytes, bytes]], request_id: str, scope: Scope
+    ) -> list[tuple[bytes, bytes]]:
+        """ASGI's pairs of lower-case name and value, with ours."""
+        given = {name for name, _ in headers}
+        headers += [
+            (_REQUEST_ID, request_id.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+        ]
+        if _CACHE not in given:
+            headers.append((_CACHE, b"no-store"))
+        if _POLICY not in given:
+            headers.append((_POLICY, _DOCS if _route(scope) == "/docs" else _NOTHING))
+        if self._lifecycle.draining and _CONNECTION not in given:
+            headers.append((_CONNECTION, b"close"))
+        return headers
 
     def _finish(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = _route(scope)
@@ -69,10 +81,11 @@ class Observe:
 
 
 def _route(scope: Scope) -> str:
-    """The route's template, never the path: a caller may put a name into it."""
-    return str(getattr(scope.get("route"), "path", "unmatched"))
+    """The route's template, never the path: a caller may put a name into it. At the door nothing is routed yet."""
+    unrouted = prediction_route(scope["path"])[0] or "unmatched"
+    return str(getattr(scope.get("route"), "path", unrouted))
 
 
 def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get(REQUEST_ID, "")
-    return given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+    given = next((value for name, value in scope["headers"] if name == _REQUEST_ID), b"")
+    return given.decode() if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex

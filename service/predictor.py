@@ -1,119 +1,156 @@
-"""The request path, top to bottom: admit, receive, decode, preprocess, batch, infer, interpret, explain, answer."""
+"""The request path, top to bottom: receive, admit, analyse (decode, preprocess, infer, interpret, explain), answer.
+
+Everything that costs happens in the workers' threads; pictures that decode slowly are decoded in a lane of their own
+first, and join the line as small tensors.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from functools import partial
-from typing import TypeVar
+from dataclasses import dataclass
 
 from service.admission import Admission
+from service.analysis import Analysis, Submission
+from service.arrival import Arrival
 from service.batcher import Batcher
-from service.decode import decode
+from service.decode import DecodedPicture
 from service.errors import DeadlineExceededError
-from service.explain import explain
-from service.interpret import interpret
+from service.file_header import describe
+from service.loading import LoadedModel
 from service.metrics import Metrics
 from service.options import Options, require_known
 from service.registry import Registry
 from service.schemas import Prediction, Timing
+from service.service_times import Cost, ServiceTimes
 from service.settings import Settings
-from service.upload import Upload
+from service.shadow import Shadow
+from service.upload import Bodies, Upload
 
-Receive = Callable[[], Awaitable[Upload]]
-Result = TypeVar("Result")
+_clock = time.monotonic  # a loop's own time may be milliseconds old
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """`line` is the workers'; `slow` decodes large pictures, one at a time."""
+
+    line: Batcher[Submission, Analysis]
+    slow: Batcher[Submission, DecodedPicture]
+
+    async def drain(self) -> None:
+        """Wait until both are empty."""
+        await self.slow.drain()
+        await self.line.drain()
 
 
 class Predictor:
-    """Answers pictures with one loaded model; `decoders` also draw explanations, the network runs behind `batcher`."""
+    """Answers pictures with the model that serves when they come."""
 
     def __init__(
         self,
         registry: Registry,
+        times: ServiceTimes,
         admission: Admission,
-        decoders: Executor,
-        batcher: Batcher,
+        bodies: Bodies,
+        lanes: Lanes,
+        shadow: Shadow,
         metrics: Metrics,
         settings: Settings,
     ) -> None:
-        self._registry, self._admission, self._metrics = registry, admission, metrics
-        self._decoders, self._batcher = decoders, batcher
-        self._pixel_limit, self._site_prevalence = settings.pixel_limit_pixels, settings.prevalence
+        self._registry, self._times, self._admission, self._bodies = registry, times, admission, bodies
+        self.lanes, self._shadow, self._metrics, self._settings = lanes, shadow, metrics, settings
+
+    def admit(self, arrival: Arrival, version: str | None = None) -> None:
+        """At the door, before the body is read. Raises ModelNotReadyError, NotFoundError, OverloadedError."""
+        self._registry.current(version)
+        self._bodies.require_room()
+        self._admission.at_the_door(self._times.cost_of_bytes(arrival.declared_bytes or 0), arrival.allowed_seconds)
 
     async def predict(
-        self, request_id: str, receive: Receive, body_bytes: int, deadline_seconds: float, query: Options
-    ) -> Prediction:
-        """One picture's answer. `receive` reads the body, of `body_bytes` at most; `query` is what the URL asks for.
+        self, request_id: str, arrival: Arrival, upload: Upload, query: Options, version: str | None = None
+    ) -> bytes:
+        """The answer to a picture that has just arrived, as JSON; `query` and `version` are what the URL asks for.
 
-        The deadline runs from the complete body: how fast a caller uploads is not in the service's hands.
+        The deadline runs from here on: how fast a caller uploads is not in the service's hands.
         Raises the ServiceErrors of every stage.
         """
-        clock = time.monotonic  # a loop's own time may be milliseconds old
-        model = self._registry.current()
-        arrived = clock()
-        with self._admission.admit(deadline_seconds, body_bytes):
-            upload = await receive()
-            received = clock()
-            deadline = received + deadline_seconds
-            asked = query.joined(upload.options)
-            require_known(asked, model.manifest.classes)
-            prevalence = self._site_prevalence if asked.prevalence is None else asked.prevalence
+        received = _clock()
+        model = self._registry.current(version)
+        asked = query.joined(upload.options)
+        require_known(asked, model.manifest.classes)
+        prevalence = self._settings.prevalence if asked.prevalence is None else asked.prevalence
+        submission = Submission(model, upload.picture, prevalence, asked.explain)
+        sample = self._shadow.sample(model, upload.picture)
+        del upload  # under load many pictures wait: keep only their small tensors
+        analysis = await self._analysed(submission, arrival.deadline(received))
+        analysed = _clock()
+        prediction = _prediction(request_id, model, analysis, analysed - received)
+        answer = prediction.model_dump_json(by_alias=True).encode()
+        self._observe(prediction, analysis, arrival.at, received, analysed)
+        if sample:
+            self._shadow.answered(sample, analysis)
+        return answer
+
+    async def _analysed(self, submission: Submission, deadline: float) -> Analysis:
+        """Through the lanes, if the ledger lets it in."""
+        image_format, width, height = describe(submission.body, self._settings.pixel_limit_pixels)
+        pixels, body_bytes = width * height, len(submission.body)
+        cost = self._times.cost(image_format, pixels, explained=submission.explain is not None)
+        with self._admission.enter(cost, deadline) as work:
             try:
-                async with asyncio.timeout(deadline_seconds):
-                    picture = await self._in_worker(
-                        partial(decode, upload.picture, model.manifest.preprocessing, self._pixel_limit), deadline
-                    )
-                    decoded = clock()
-                    del upload  # under load many pictures wait for the network: keep only their small tensors
-                    answer = await self._batcher.submit(picture.tensor, deadline)
-                    inferred = clock()
-                    reading = interpret(answer.output, picture, model.manifest, prevalence)
-                    interpreted = clock()
-                    explanation = None
-                    if asked.explain is not None:
-                        seen = (reading.probabilities, answer.output, picture, model.manifest)
-                        explanation = await self._in_worker(partial(explain, asked.explain, *seen), deadline)
-            except TimeoutError:
-                raise DeadlineExceededError(f"no answer within {deadline_seconds:g} seconds") from None
-            answered = clock()
-            timing = Timing(
-                decode=_ms(picture.decode_seconds),
-                preprocess=_ms(picture.preprocess_seconds),
-                # Waiting for a decoder and waiting for the network: both are time in line.
-                queue=_ms(decoded - received - picture.seconds + answer.queue_seconds),
-                inference=_ms(answer.inference_seconds),
-                total=_ms(answered - received),
-            )
-            self._admission.observe_finish(answered - received)
-        prediction = Prediction(
-            request_id=request_id, model=model.identity, explanation=explanation, timing_ms=timing, **vars(reading)
-        )
-        self._observe(prediction, received - arrived, interpreted - inferred, answered - interpreted)
-        return prediction
+                analysis = await self._through_lanes(submission, cost, deadline)
+            except DeadlineExceededError:
+                self._admission.finished(work)  # late ones teach most
+                raise
+            self._admission.finished(work)
+        self._times.observe_decode(image_format, pixels, body_bytes, analysis.picture.seconds)
+        if self.lanes.line.waiting:  # every worker is busy: this is the pace under load
+            self._times.observe_inference(analysis.inference_batch_size, analysis.inference_seconds)
+        if analysis.explanation.result:
+            self._times.observe_explanation(analysis.explanation.seconds)
+        return analysis
 
-    async def _in_worker(self, work: Callable[[], Result], deadline: float) -> Result:
-        """In a worker thread; what nobody waits for any more, or whose time is over, is not begun."""
-
-        def work_in_time() -> Result:
-            if time.monotonic() >= deadline:
-                raise DeadlineExceededError("the picture waited too long for a worker")
-            return work()
-
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work_in_time)
+    async def _through_lanes(self, submission: Submission, cost: Cost, deadline: float) -> Analysis:
+        try:
+            async with asyncio.timeout(deadline - _clock()):
+                if cost.slow_seconds:
+                    await self.lanes.slow.submit(submission, deadline)
+                return (await self.lanes.line.submit(submission, deadline)).result
+        except TimeoutError:
+            raise DeadlineExceededError("no answer within the deadline") from None
 
     def _observe(
-        self, prediction: Prediction, receive_seconds: float, interpret_seconds: float, explain_seconds: float
+        self, prediction: Prediction, analysis: Analysis, arrived: float, received: float, analysed: float
     ) -> None:
-        timing = prediction.timing_ms
-        self._metrics.stage_finished("receive", receive_seconds)
-        self._metrics.stage_finished("decode", timing.decode / 1000)
-        self._metrics.stage_finished("preprocess", timing.preprocess / 1000)
-        self._metrics.stage_finished("queue", timing.queue / 1000)
-        self._metrics.stage_finished("inference", timing.inference / 1000)
-        self._metrics.stage_finished("interpret", interpret_seconds)
-        if prediction.explanation:
-            self._metrics.stage_finished("explain", explain_seconds)
-        self._metrics.predicted(prediction)
+        """Stage by stage from the request's head to the finished answer: no moment is counted twice or left out."""
+        answered = _clock()
+        stages = {
+            "receive": received - arrived,
+            "decode": analysis.picture.decode_seconds,
+            "preprocess": analysis.picture.preprocess_seconds,
+            "queue": analysed - received - analysis.seconds,
+            "inference": analysis.inference_seconds,
+            "interpret": analysis.reading.seconds,
+            "respond": answered - analysed,
+        }
+        if analysis.explanation.result:  # the others' nothing would hide what it takes
+            stages["explain"] = analysis.explanation.seconds
+        self._metrics.predicted(prediction, stages, answered - arrived)
+
+
+def _prediction(request_id: str, model: LoadedModel, analysis: Analysis, seconds: float) -> Prediction:
+    timing = Timing(
+        decode=_ms(analysis.picture.decode_seconds),
+        preprocess=_ms(analysis.picture.preprocess_seconds),
+        queue=_ms(seconds - analysis.seconds),
+        inference=_ms(analysis.inference_seconds),
+        total=_ms(seconds),
+    )
+    return Prediction(
+        request_id=request_id,
+        model=model.identity,
+        explanation=analysis.explanation.result,
+        timing_ms=timing,
+        **vars(analysis.reading.result),
+    )
 
 
 def _ms(seconds: float) -> float:

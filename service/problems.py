@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from service.errors import ERRORS, ClientGoneError, InferenceFailedError, InvalidRequestError, ServiceError
@@ -21,19 +21,19 @@ def install_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
     """Every error of every route leaves as a problem body with a stable code and the request id."""
 
     @app.exception_handler(ServiceError)
-    async def service_error(request: Request, error: ServiceError) -> JSONResponse:
-        metrics.refused(error.code)
+    async def service_error(request: Request, error: ServiceError) -> Response:
+        metrics.refused(error)
         if isinstance(error, InferenceFailedError):
             log(logging.ERROR, "inference failed", exc_info=error, request_id=request.state.request_id)
-        return _response(request, type(error), str(error), error.headers)
+        return problem_response(error, request.state.request_id)
 
     @app.exception_handler(RequestValidationError)
-    async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        return _response(request, InvalidRequestError, faults, {})
+        return problem_response(InvalidRequestError(faults), request.state.request_id)
 
     @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         phrase = http.HTTPStatus(error.status_code).phrase
         problem = Problem(
             title=phrase,
@@ -45,15 +45,24 @@ def install_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
         return _problem_json(problem, dict(error.headers or {}))
 
     @app.exception_handler(ClientGoneError)
-    async def client_gone(request: Request, error: ClientGoneError) -> JSONResponse:
+    async def client_gone(request: Request, error: ClientGoneError) -> Response:
         metrics.abandoned.inc()
-        return JSONResponse(None, error.status)  # nobody reads it
+        return Response(status_code=error.status)  # nobody reads it
 
     @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+    async def unexpected(request: Request, error: Exception) -> Response:
         log(logging.ERROR, "unexpected error", exc_info=error, request_id=request.state.request_id)
-        metrics.refused(InferenceFailedError.code)
-        return _response(request, InferenceFailedError, "an internal error; it is logged under the request id", {})
+        failure = InferenceFailedError("an internal error; it is logged under the request id")
+        metrics.refused(failure)
+        return problem_response(failure, request.state.request_id)
+
+
+def problem_response(error: ServiceError, request_id: str) -> Response:
+    """The answer that tells the caller of this failure."""
+    problem = Problem(
+        title=error.title, status=error.status, detail=str(error) or error.title, code=error.code, request_id=request_id
+    )
+    return _problem_json(problem, error.headers)
 
 
 def problem_responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
@@ -67,16 +76,5 @@ def problem_responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, 
     return documented
 
 
-def _response(request: Request, kind: type[ServiceError], detail: str, headers: dict[str, str]) -> JSONResponse:
-    problem = Problem(
-        title=kind.title,
-        status=kind.status,
-        detail=detail or kind.title,
-        code=kind.code,
-        request_id=request.state.request_id,
-    )
-    return _problem_json(problem, headers)
-
-
-def _problem_json(problem: Problem, headers: dict[str, str]) -> JSONResponse:
-    return JSONResponse(problem.model_dump(), problem.status, headers, media_type=MEDIA_TYPE)
+def _problem_json(problem: Problem, headers: dict[str, str]) -> Response:
+    return Response(problem.model_dump_json(), problem.status, headers, media_type=MEDIA_TYPE)

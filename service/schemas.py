@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model_store.contract.manifest import VariantName
 
+ModelStatus = Literal["serving", "loaded", "shadow", "available", "refused"]
 Decision = Literal["refer", "low_risk", "abstain"]
 Reason = Literal["malignancy", "not_a_lesion", "poor_quality", "unfamiliar", "uncertain"]
 QualityProblem = Literal["too_small", "too_dark", "overexposed", "uniform", "blurred"]
@@ -139,32 +140,122 @@ class LesionClass(_Body):
 
 
 class ModelSummary(_Body):
-    """A version in the store, and whether it serves."""
+    """A version in the store, and what it does here.
+
+    `serving` answers; `loaded` answers requests that name it; `shadow` runs behind the answers; `refused` did not pass
+    a check; `available` is none of these.
+    """
 
     name: str
     version: str
     digest: str
-    status: Literal["serving", "available"]
+    status: ModelStatus
     created_at: datetime
     classes: list[LesionClass]
     malignancy_threshold: float
     variants: list[VariantName] = Field(description="number formats that the version holds")
-    serving_variant: VariantName | None = Field(description="the one that computes, where the version serves")
+    serving_variant: VariantName | None = Field(description="the one that computes, where the version is loaded")
+    aliases: list[str] = Field(description="that point at it, as last seen")
+
+
+class RefusedVersion(_Body):
+    """A version that ought to be loaded, and why it is not."""
+
+    version: str
+    digest: str | None = Field(description="none where not even the manifest can be read")
+    reason: str = Field(examples=["self_test"], description="stable, for programs")
+    detail: str
 
 
 class ModelList(_Body):
-    """All versions of the served model, newest first."""
+    """All versions of the served model that this release can read, newest first; and all that were refused."""
 
     models: list[ModelSummary]
+    refused: list[RefusedVersion]
+
+
+class ReloadReport(_Body):
+    """What is loaded after the store was looked at."""
+
+    serving: ServingModel
+    loaded: list[ServingModel] = Field(description="beside it, answering requests that name them")
+    shadow: ServingModel | None
+    refused: list[RefusedVersion] = Field(description="others that were wanted")
+    seconds: float = Field(description="from the call to the finished swap")
+
+
+class ShadowDistance(_Body):
+    """Largest difference of a probability, per picture: quantiles over the latest pictures."""
+
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+
+class ShadowReport(_Body):
+    """What the candidate would have answered, against what was answered. Shares are null before the first picture."""
+
+    serving: ServingModel
+    candidate: ServingModel
+    since: datetime = Field(description="when the candidate began to be compared with this version")
+    pictures: int = Field(description="that went through both")
+    dropped: int = Field(description="of the share, for which there was no time")
+    failed: int = Field(description="on which the candidate failed")
+    same_first_diagnosis: float | None = Field(description="share of the pictures")
+    same_first_diagnosis_low: float | None = Field(description="of its 95 % interval (Wilson)")
+    same_first_diagnosis_high: float | None
+    malignancy_flips: float | None = Field(description="share on which one lies at or above its threshold, one below")
+    to_malignant: int = Field(description="flips of which the candidate says malignant")
+    to_benign: int = Field(description="flips of which the candidate says benign: the dangerous ones, if it is wrong")
+    probability_distance: ShadowDistance | None
+    serving_mean_seconds: float | None = Field(description="of processor time in the network, for a picture")
+    candidate_mean_seconds: float | None
+    latency_p99_ratio: float | None = Field(description="the candidate's over the serving version's, in the network")
 
 
 class ModelDetail(_Body):
     """A version's manifest and its model card."""
 
     digest: str
-    status: Literal["serving", "available"]
+    status: ModelStatus
     manifest: dict[str, Any]
     model_card: str = Field(description="Markdown")
+
+
+class EngineCandidate(_Body):
+    """One way to run the network on this machine, as measured."""
+
+    variant: VariantName
+    threads_per_session: int = Field(description="threads that compute one batch in the network")
+    workers: int = Field(description="batches at once")
+    batch_size: int
+    inference_seconds: float = Field(description="one batch in the network while all workers are busy")
+    pictures_per_second: float = Field(description="of all workers together, decoding included")
+    alone_seconds: float = Field(description="one picture while nothing else runs, decoding included")
+    rounds: int = Field(description="how often it was measured, in turn with the others")
+
+
+class EngineReport(_Body):
+    """The engine that serves, and all that were measured against it."""
+
+    model: ServingModel
+    processor: str
+    cores: int = Field(description="that the process may use")
+    onnxruntime: str = Field(description="version of ONNX Runtime")
+    variant: VariantName
+    threads_per_session: int
+    workers: int
+    inference_seconds: dict[int, float] = Field(description="by batch size")
+    batching_gain: float = Field(
+        description="pictures a second of the network in its best batch size, over those one by one"
+    )
+    pictures_per_second: float = Field(description="of all workers together, decoding included")
+    cached: bool = Field(description="measured at an earlier start, of the same version on the same machine")
+    quick: bool = Field(description="measured while another version served: on single pictures, roughly")
+    set_by_hand: list[str] = Field(description="settings that left nothing to choose")
+    refused: dict[VariantName, str] = Field(description="variants whose answers are wrong on this processor, and how")
+    measured: list[EngineCandidate]
 
 
 class Health(_Body):
@@ -172,3 +263,5 @@ class Health(_Body):
 
     status: Literal["ok", "ready", "not_ready", "draining"]
     model: ServingModel | None = None
+    busy: bool | None = Field(default=None, description="true while predictions are refused because of load")
+    store: str | None = Field(default=None, description="what is wrong with the model store; what is loaded goes on")

@@ -18,6 +18,7 @@ from model_store.contract.manifest import Manifest
 from model_store.store import PRODUCTION, SHIPPED, ModelStore
 
 ROOT = Path(__file__).parents[1]
+ENGINE_CACHE = ROOT / ".pytest_cache" / "engine"  # not the user's own
 
 
 @dataclass
@@ -35,9 +36,9 @@ class RunningService:
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
-    """The environment without any DERMSERVE_ variable but those given."""
+    """The environment without any DERMSERVE_ variable but those given; engines are measured once for all tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DERMSERVE_")}
-    return kept | settings
+    return kept | {"DERMSERVE_ENGINE_CACHE": str(ENGINE_CACHE)} | settings
 
 
 @contextmanager

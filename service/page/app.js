@@ -1,6 +1,8 @@
 // The page of dermserve. Data flows one way: an event calls `set`, `set` calls `render`, and `render` alone touches
 // the page. Text reaches the page through textContent only, so nothing that a server or a file says can become markup.
 
+import { markdown } from "./markdown.js";
+
 const NO_ANSWER_AFTER_MS = 60_000; // far beyond the service's own deadline: only a dead connection lasts this long
 const FALLBACK_RETRY_SECONDS = 2; // a refusal without Retry-After, as a proxy may send
 const LARGE_BYTES = 8_000_000; // above this a cut connection is likely the service refusing the size
@@ -54,6 +56,15 @@ const SCORES = {
   contrast: ["Contrast", (share) => `${percent(share)} (deviation of the brightness)`],
 };
 
+// status of a version: what it does
+const ROLES = {
+  serving: "answers",
+  loaded: "answers whoever asks for it by its number",
+  shadow: "runs behind the answers, to be compared",
+  available: "is in the store",
+  refused: "was refused",
+};
+
 const PNG_DATA = "data:image/png;base64,";
 const ANSWER_PARTS = ["reasons", "diagnoses", "probabilities", "malignancy", "quality", "in_distribution", "model", "warnings", "timing_ms"];
 
@@ -64,7 +75,8 @@ const NOTHING = {
   phase: "empty", picture: null, startedAt: 0, sent: 0, answer: null, roundTripMs: 0, problem: null, retryAt: 0, retried: false, look: null,
 };
 // prevalence: malignant share at the site, 0 to 1, null where the visitor gave none; false where what he gave is none
-let state = { ...NOTHING, models: [], reachable: null, dragging: false, opacity: 0.6, prevalence: null };
+// card: the version whose card is on show, and its text once it is there
+let state = { ...NOTHING, models: [], refused: [], card: null, reachable: null, dragging: false, opacity: 0.6, prevalence: null };
 // The AbortControllers of the work under way; whoever no longer holds the turn may not change the state.
 let turn = null;
 let lookTurn = null;
@@ -247,11 +259,24 @@ function clear() {
 async function loadModels() {
   try {
     const response = await fetch("v1/models");
-    const { models } = await response.json();
-    set({ models: models ?? [], reachable: true });
+    const { models, refused } = await response.json();
+    set({ models: models ?? [], refused: refused ?? [], reachable: true });
   } catch {
     set({ reachable: false });
   }
+}
+
+/** Fetch a version's model card. */
+async function showCard(version) {
+  set({ card: { version, text: null } });
+  let text = "The card cannot be loaded now.";
+  try {
+    const response = await fetch(`v1/models/${encodeURIComponent(version)}`);
+    text = (await response.json()).model_card ?? text;
+  } catch {
+    // the sentence above says it
+  }
+  if (state.card?.version === version) set({ card: { version, text } });
 }
 
 const serving = () => state.models.find((model) => model.status === "serving");
@@ -277,6 +302,8 @@ function percent(probability, digits = probability < 0.1 ? 1 : 0) {
 const formatBytes = (bytes) => (bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 const formatMs = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(2)} s`);
 const modelText = ({ name, version, variant }) => `${name}, version ${version}, ${variant}`;
+const shortDigest = ({ digest }) => digest.replace("sha256:", "").slice(0, 12);
+const date = (moment) => moment.slice(0, 10); // ISO 8601: read alike everywhere
 const tagText = (malignant) => (malignant ? "Counts as malignant" : "Counts as benign");
 
 function statusText() {
@@ -318,6 +345,8 @@ function render() {
   if (state.picture !== before.picture) renderPicture(before.picture);
   renderProgress();
   if (state.models !== before.models || state.reachable !== before.reachable) renderService();
+  if (state.models !== before.models) renderVersions();
+  if (state.card !== before.card || state.models !== before.models) renderCard();
   if (state.problem && state.problem !== before.problem) renderProblem();
   if (state.answer && (state.answer !== before.answer || state.models !== before.models)) renderAnswer(before.answer);
   renderLook(before.look);
@@ -392,7 +421,7 @@ function renderAnswer(before) {
   fill("look-class", rankedClasses(answer), ({ code, name }) => new Option(name, code));
   renderFolds(answer, answer !== before);
   setText("made-model", modelText(model));
-  setText("made-digest", model.digest.replace("sha256:", "").slice(0, 12));
+  setText("made-digest", shortDigest(model));
   byId("made-digest").title = model.digest;
   setText("made-time", `${formatMs(answer.timing_ms.total)} in the service, ${formatMs(roundTripMs)} in all`);
   setText("made-request", answer.request_id);
@@ -504,6 +533,42 @@ function renderService() {
   setText("class-names", model ? `: ${(model.classes ?? []).map(({ name }) => name).join("; ")}.` : ".");
 }
 
+/** What was refused before its manifest could be read has a number and a reason only. */
+function renderVersions() {
+  const model = serving();
+  const unread = state.refused.filter(({ version }) => !state.models.some((each) => each.version === version));
+  const others = [...unread.map(({ version }) => ({ version, status: "refused", aliases: [] })), ...state.models].filter((each) => each !== model);
+  byId("versions").hidden = !model && !others.length;
+  byId("versions-others").hidden = !others.length;
+  byId("model-card").hidden = !model;
+  setText("versions-serving", model ? `${modelText({ ...model, variant: model.serving_variant })}, answers now. It was made on ${date(model.created_at)}; its digest begins with ${shortDigest(model)}.` : "");
+  fill("versions-rows", others, versionRow);
+}
+
+function versionRow({ version, status, aliases, created_at: created }) {
+  const item = byId("version-row").content.firstElementChild.cloneNode(true);
+  const reason = state.refused.find((each) => each.version === version)?.detail;
+  const card = item.querySelector("button");
+  card.textContent = version;
+  card.ariaLabel = `Version ${version}: show its card`;
+  card.disabled = !created; // no manifest, no card
+  card.addEventListener("click", () => {
+    showCard(version);
+    byId("model-card").open = true;
+  });
+  item.querySelector(".does").textContent = [ROLES[status] ?? plain(status), status === "refused" && reason].filter(Boolean).join(": ");
+  item.querySelector(".aliases").textContent = aliases.join(", ");
+  item.querySelector(".made").textContent = created ? date(created) : "";
+  return item;
+}
+
+function renderCard() {
+  const { card } = state;
+  setText("model-card-summary", `Model card of version ${card?.version ?? serving()?.version}: what it can and cannot do`);
+  if (!card) return byId("model-card-text").replaceChildren();
+  byId("model-card-text").replaceChildren(...markdown(card.text ?? "Asking for the card …", 3));
+}
+
 function setText(id, text) {
   if (byId(id).textContent !== text) byId(id).textContent = text; // unchanged text must not be announced again
 }
@@ -539,6 +604,9 @@ byId("again").addEventListener("click", tryAgain);
 byId("look").addEventListener("toggle", ({ target }) => {
   if (target.open && !state.look && state.answer) explain(state.answer.diagnoses[0].code);
   if (!target.open && state.look) stopLooking();
+});
+byId("model-card").addEventListener("toggle", ({ target }) => {
+  if (target.open && !state.card && serving()) showCard(serving().version);
 });
 byId("look-class").addEventListener("change", ({ target }) => explain(target.value));
 byId("look-again").addEventListener("click", () => explain(state.look.code));

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
+from service.follower import Follower
 from service.schemas import Health
 
 router = APIRouter()
@@ -20,12 +21,20 @@ async def healthz() -> Health:
     responses={503: {"model": Health}},
 )
 async def readyz(request: Request, response: Response) -> Health:
-    """503 without a model, and once SIGTERM has come."""
-    loaded = request.app.state.services.registry.loaded
+    """503 without a model, and once SIGTERM has come. A busy service is ready: it answers, if only to refuse."""
+    services = request.app.state.services
+    loaded = services.registry.loaded
     if request.app.state.lifecycle.draining:
         response.status_code = 503
         return Health(status="draining")
     if loaded is None:
         response.status_code = 503
-        return Health(status="not_ready")
-    return Health(status="ready", model=loaded.identity)
+        return Health(status="not_ready", store=_store(services.follower))
+    busy = services.admission.refusing or None
+    return Health(status="ready", model=loaded.identity, busy=busy, store=_store(services.follower))
+
+
+def _store(follower: Follower) -> str | None:
+    """What is loaded serves without the store: this is no reason to be unready."""
+    trouble = follower.store_trouble
+    return f"unreachable since {trouble.since:%Y-%m-%dT%H:%M:%SZ}" if trouble else None

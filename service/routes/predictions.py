@@ -1,16 +1,19 @@
-"""POST /v1/predictions: one picture in, two diagnoses out."""
+"""POST /v1/predictions and /v1/models/{version}/predictions: one picture in, two diagnoses out."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Request, Response
+from starlette.types import Receive
 
+from service.door import PREDICTIONS, VERSION_PREDICTIONS
 from service.errors import ClientGoneError
-from service.options import Options
+from service.options import read_options
 from service.problems import problem_responses
 from service.schemas import Prediction
-from service.upload import FIELD, MULTIPART, Upload, declared_bytes, read_upload
+from service.upload import FIELD, MULTIPART, read_upload
 
 router = APIRouter()
 
@@ -36,56 +39,90 @@ _BODY = {
 }
 
 
-@router.post(
-    "/v1/predictions",
-    summary="Classify one dermatoscopic picture",
-    responses=problem_responses(),
-    openapi_extra={"requestBody": _BODY},
+_TIMEOUT = "lowers the deadline for this request: an answer within this, or an error"
+_DEADLINE = (
+    "lowers the deadline for this request to a moment: RFC 3339 with its zone, or Unix seconds; the earlier of both "
+    "headers wins"
 )
-async def predict(
-    request: Request,
-    x_timeout_seconds: Annotated[
-        float | None,
-        Header(gt=0, description="lowers the deadline for this request: an answer within this, or an error"),
-    ] = None,
-    explain: Annotated[str | None, Query(description=_EXPLAIN)] = None,
-    prevalence: Annotated[float | None, Query(gt=0, lt=1, description=_PREVALENCE)] = None,
-) -> Prediction:
+
+
+def _parameter(name: str, place: str, kind: dict[str, Any], title: str, description: str) -> dict[str, Any]:
+    schema = {"anyOf": [kind, {"type": "null"}], "description": description, "title": title}
+    return {"name": name, "in": place, "required": False, "schema": schema, "description": description}
+
+
+# Written down here, read by hand: the headers at the door, before anything else, and the query beside the form's
+# fields. FastAPI's own reading of four parameters costs more than the rest of its way to this function.
+_SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+_PARAMETERS = [
+    _parameter("explain", "query", {"type": "string"}, "Explain", _EXPLAIN),
+    _parameter("prevalence", "query", _SHARE, "Prevalence", _PREVALENCE),
+    _parameter("x-timeout-seconds", "header", {"type": "number", "exclusiveMinimum": 0}, "X-Timeout-Seconds", _TIMEOUT),
+    _parameter("x-deadline", "header", {"type": "string"}, "X-Deadline", _DEADLINE),
+]
+
+
+_VERSION = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "title": "Version"},
+    "description": "number or alias of a version that is loaded",
+}
+
+
+@router.post(
+    VERSION_PREDICTIONS,
+    summary="Classify one dermatoscopic picture with one of the loaded versions",
+    response_model=Prediction,
+    responses=problem_responses(),
+    openapi_extra={"requestBody": _BODY, "parameters": [_VERSION, *_PARAMETERS]},
+)
+@router.post(
+    PREDICTIONS,
+    summary="Classify one dermatoscopic picture",
+    response_model=Prediction,
+    responses=problem_responses(),
+    openapi_extra={"requestBody": _BODY, "parameters": _PARAMETERS},
+)
+async def predict(request: Request) -> Response:
     """The two most probable of seven diagnoses, all probabilities, the probability of malignancy, and a decision.
 
     The picture is analysed in memory and forgotten. The answer is preliminary until a doctor decides.
     """
-    services, settings = request.app.state.services, request.app.state.settings
-    deadline = min(settings.deadline_seconds, x_timeout_seconds or settings.deadline_seconds)
-    declared = declared_bytes(request, settings.body_limit_bytes)
+    services, settings, arrival = request.app.state.services, request.app.state.settings, request.state.arrival
+    query = read_options(request.query_params.multi_items())
+    with services.bodies.hold() as body:
+        work = services.predictor.predict(
+            request.state.request_id,
+            arrival,
+            await read_upload(request.headers, request.receive, body, arrival, settings),
+            query,
+            request.path_params.get("version"),
+        )
+        async with _while_the_caller_waits(request.receive):
+            answer = await work
+    return Response(answer, media_type="application/json")
 
-    async def receive() -> Upload:
-        upload = await read_upload(request, settings.body_limit_bytes, settings.receive_timeout_seconds)
-        received.set()
-        return upload
 
-    received = asyncio.Event()
-    asked = Options(explain, prevalence)
-    work = services.predictor.predict(request.state.request_id, receive, declared, deadline, asked)
-    return await _unless_gone(request, received, work)
+@asynccontextmanager
+async def _while_the_caller_waits(receive: Receive) -> AsyncIterator[None]:
+    """Stop what is done inside, and raise ClientGoneError, once the caller has left. The body must have been read."""
+    working, gone = cast(asyncio.Task[None], asyncio.current_task()), False
 
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        working.cancel()
 
-async def _unless_gone(request: Request, received: asyncio.Event, work: Coroutine[Any, Any, Prediction]) -> Prediction:
-    """The answer; or, when the caller leaves first, stop the work and raise ClientGoneError."""
-    answering = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_gone(request, received))
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():
-            return answering.result()
-        raise ClientGoneError
+        yield
+    except asyncio.CancelledError:
+        if gone and not working.uncancel():
+            raise ClientGoneError from None
+        raise
     finally:
-        answering.cancel()
-        leaving.cancel()
-
-
-async def _gone(request: Request, received: asyncio.Event) -> None:
-    """Return once the caller has left. Waits for the body first: until then its reader watches the connection."""
-    await received.wait()
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()

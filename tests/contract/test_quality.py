@@ -1,5 +1,7 @@
 """Picture quality is measured on the network's input; each fault is told by its own code."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -64,3 +66,37 @@ def test_values_are_what_they_say() -> None:
     assert quality.sharpness == -3.0
     assert 0 < quality.dark_share < 0.02  # luma below 20 begins where the ellipse is narrow
     assert quality.contrast == pytest.approx(0.45 / 2, abs=0.01)  # of an ellipse: half its half axis
+
+
+def as_defined(pixels: NDArray[np.uint8]) -> PictureQuality:
+    """The definitions, word by word, in floating point: what the manifests' limits were chosen with."""
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[:height, :width] + 0.5
+    inside = (y / height * 2 - 1) ** 2 + (x / width * 2 - 1) ** 2 <= 0.9**2
+    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    neighbours = sum(np.roll(luma, step, axis) for step in (-1, 1) for axis in (0, 1))
+    return PictureQuality(
+        min_side_pixels=1,
+        sharpness=np.log10(max((neighbours - 4 * luma)[inside].var(), 1e-3)),
+        brightness=luma[inside].mean() / 255,
+        dark_share=(luma[inside] < 20).mean(),
+        bright_share=(pixels[inside] > 250).all(axis=1).mean(),
+        contrast=luma[inside].std() / 255,
+    )
+
+
+@pytest.mark.parametrize("kind", ["noise", "dark", "bright", "lesion", "blurred", "wide", "black", "white"])
+def test_whole_numbers_give_what_the_definitions_say(kind: str) -> None:
+    """Every value is that of the plain formula to a millionth, on random and drawn pictures of several shapes."""
+    random = np.random.default_rng(3)
+    pixels = {
+        "noise": random.integers(0, 256, (224, 224, 3)).astype(np.uint8),
+        "dark": random.integers(0, 40, (224, 224, 3)).astype(np.uint8),
+        "bright": random.integers(240, 256, (96, 64, 3)).astype(np.uint8),
+        "lesion": tensor(),
+        "blurred": tensor(GOOD.filter(ImageFilter.GaussianBlur(8))),
+        "wide": tensor(lesion_picture(300, 100)),
+        "black": np.zeros((64, 64, 3), np.uint8),
+        "white": np.full((64, 64, 3), 255, np.uint8),
+    }[kind]
+    assert astuple(measure(pixels, 1, 1)) == pytest.approx(astuple(as_defined(pixels)), abs=1e-6)

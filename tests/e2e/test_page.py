@@ -697,3 +697,58 @@ def test_browser_keeps_nothing(page: Page, context: BrowserContext) -> None:
         "async () => [localStorage.length, sessionStorage.length, (await indexedDB.databases()).length]"
     )
     assert (context.cookies(), kept) == ([], [0, 0, 0])
+
+
+# ---------------------------------------------------------------- about the model
+
+
+VERSIONS = re.compile("/v1/models$")
+
+
+def version(number: str, status: str, **more: object) -> dict[str, object]:
+    """Return a version as GET /v1/models lists it."""
+    made = {"name": "lesion7", "digest": "sha256:" + "0" * 64, "created_at": "2026-07-25T10:00:00Z", "classes": []}
+    return {**made, "version": number, "status": status, "aliases": [], "serving_variant": "fp32", **more}
+
+
+def test_the_card_of_the_serving_version_can_be_read(page: Page) -> None:
+    """The section names the version that answers and shows its card: headings, tables and lists, no raw Markdown."""
+    section = page.locator("#versions")
+    expect(section).to_contain_text("answers now")
+    page.get_by_text("Model card of version").click()
+    expect(section.get_by_role("heading", name="Intended use")).to_be_visible()
+    expect(section.locator(".model-card table").first).to_be_visible()
+    shown = page.locator("#model-card-text").inner_text()
+    assert not re.search(r"^#|\*\*|```|\]\(", shown, re.MULTILINE)
+    assert len(shown) > 5000
+
+
+def test_other_versions_stand_in_a_table(page: Page) -> None:
+    """What each does, its aliases, why it was refused; a click shows its card."""
+    models = [
+        version("4", "refused"),
+        version("3", "shadow", aliases=["candidate"]),
+        version("2", "serving", aliases=["production"]),
+        version("1", "loaded", aliases=["previous"]),
+    ]
+    refused = [
+        {"version": "5", "digest": None, "reason": "damaged", "detail": "the manifest is not acceptable JSON"},
+        {"version": "4", "digest": "sha256:0", "reason": "self_test", "detail": "golden probabilities differ"},
+    ]
+    page.route(VERSIONS, lambda route: route.fulfill(json={"models": models, "refused": refused}))
+    page.route("**/v1/models/3", lambda route: route.fulfill(json={"model_card": "# Card of the third\n\n<b>bold</b>"}))
+    page.reload()
+    rows = page.locator("#versions-rows tr")
+    expect(rows).to_have_count(4)
+    told = [row.inner_text().split("\t") for row in rows.all()]
+    assert [row[:3] for row in told] == [
+        ["5", "was refused: the manifest is not acceptable JSON", ""],
+        ["4", "was refused: golden probabilities differ", ""],
+        ["3", "runs behind the answers, to be compared", "candidate"],
+        ["1", "answers whoever asks for it by its number", "previous"],
+    ]
+    expect(page.get_by_role("button", name="Version 5: show its card")).to_be_disabled()
+    page.get_by_role("button", name="Version 3: show its card").click()
+    expect(page.get_by_role("heading", name="Card of the third")).to_be_visible()
+    assert page.locator("#model-card-text b").count() == 0
+    expect(page.locator("#model-card-text")).to_contain_text("<b>bold</b>")

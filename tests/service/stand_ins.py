@@ -87,12 +87,15 @@ def picture(width: int = 600, height: int = 450, **quality: float) -> DecodedPic
     return DecodedPicture(np.zeros((SIDE, SIDE, 3), np.uint8), width, height, measured, 0.0, 0.0)
 
 
-def graph(gain: float = 1.0) -> bytes:
-    """ONNX: the mean colour of each quarter of the picture, times `gain`, decides; the whole mean is the score."""
+def graph(gain: float = 1.0, *, slow: bool = False, seed: int = 0) -> bytes:
+    """ONNX: the mean colour of each quarter of the picture, times `gain`, decides; the whole mean is the score.
+
+    A slow one computes the same, and a large convolution that counts for nothing.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    weights = np.random.default_rng(0).normal(0, 2 * gain, (7, 3, 1, 1)).astype(np.float32)
+    weights = np.random.default_rng(seed).normal(0, 2 * gain, (7, 3, 1, 1)).astype(np.float32)
     constants = {"scale": np.float32(255), "weights": weights, "all": np.array([1, 2, 3])}
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -104,8 +107,16 @@ def graph(gain: float = 1.0) -> bytes:
         helper.make_node("Flatten", ["pooled"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"]),
         helper.make_node("Identity", ["logits"], ["embedding"]),
-        helper.make_node("ReduceMean", ["unit", "all"], ["in_distribution"], keepdims=0),
+        helper.make_node("ReduceMean", ["unit", "all"], ["score" if slow else "in_distribution"], keepdims=0),
     ]
+    if slow:
+        constants |= {"large": np.ones((256, 3, 15, 15), np.float32), "nothing": np.float32(0)}
+        nodes += [
+            helper.make_node("Conv", ["channels", "large"], ["busy"]),
+            helper.make_node("ReduceMean", ["busy", "all"], ["busy_mean"], keepdims=0),
+            helper.make_node("Mul", ["busy_mean", "nothing"], ["ballast"]),
+            helper.make_node("Add", ["score", "ballast"], ["in_distribution"]),
+        ]
     shapes = {"probabilities": ["N", 7], "class_maps": ["N", 7, 2, 2], "embedding": ["N", 7], "in_distribution": ["N"]}
     described = helper.make_graph(
         nodes,
@@ -119,16 +130,24 @@ def graph(gain: float = 1.0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def publish(root: Path, graphs: dict[str, bytes], golden_of: dict[str, bytes] | None = None) -> ModelStore:
-    """A store whose production version has these variants; the golden answers are those of `golden_of`."""
+def publish(
+    root: Path | ModelStore,
+    graphs: dict[str, bytes],
+    golden_of: dict[str, bytes] | None = None,
+    alias: str | None = "production",
+    **contract: str,
+) -> ModelStore:
+    """A store (there or new) whose newest version has these variants; the golden answers are those of `golden_of`."""
+    preprocessing = {**CONTRACT, **contract}
     pictures = tuple(encoded(lesion_picture(120, 90, seed)) for seed in range(3))
-    tensors = np.stack([preprocess_encoded(p, Preprocessing.model_validate(CONTRACT)) for p in pictures])
+    tensors = np.stack([preprocess_encoded(p, Preprocessing.model_validate(preprocessing)) for p in pictures])
     golden = GoldenVectors(pictures, tensors, {v: _answers(g, tensors) for v, g in (golden_of or graphs).items()})
     files = {f"{variant}.onnx": data for variant, data in graphs.items()}
     files |= {"golden.npz": write_golden(golden), "reference.json": b"{}", "MODEL_CARD.md": b"# Stand-in"}
-    store = ModelStore(root)
-    version = store.publish(files, fields(tuple(graphs)))
-    store.promote("lesion7", version.manifest.version)
+    store = root if isinstance(root, ModelStore) else ModelStore(root)
+    version = store.publish(files, {**fields(tuple(graphs)), "preprocessing": preprocessing})
+    if alias:
+        store.promote("lesion7", version.manifest.version, alias)
     return store
 
 

@@ -1,22 +1,27 @@
-"""A variant serves only when it answers as it was published, and `auto` takes the fast one that does."""
+"""A variant serves only when it answers as it was published, and its answers do not depend on its threads."""
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model_store.store import ModelStore
-from service.engine import Engine, NetworkOutput, SelfTestError, load_engine
+from service.choice import Wishes
+from service.engine import Engine, NetworkOutput, SelfTestError
 from service.registry import Registry
+from service.tuning import measured_choice
 from tests.service.stand_ins import SIDE, graph, publish
 
 PLAIN, QUANTISED, WRONG = graph(), graph(gain=1.05), graph(gain=2.0)
 
 
-def loaded(store: ModelStore, choice: str) -> Engine:
-    return load_engine(store.verify("lesion7", "production"), choice)
+def loaded(store: ModelStore, variant: str) -> Engine:
+    """As the service loads it, on one core."""
+    version = store.verify("lesion7", "production")
+    return Engine(version, measured_choice(version, Wishes(variant), cores=1).variant)
 
 
 def test_every_output_has_a_row_for_each_picture(tmp_path: Path) -> None:
@@ -38,25 +43,42 @@ def test_outputs_of_different_lengths_have_no_rows() -> None:
         NetworkOutput(np.zeros((3, 7)), np.zeros((3, 7, 2, 2)), np.zeros(2)).rows()
 
 
+@pytest.mark.parametrize(("threads", "workers"), [(1, 1), (1, 3), (2, 1), (2, 3)])
+def test_threads_and_workers_change_no_answer(tmp_path: Path, threads: int, workers: int) -> None:
+    """Many callers at once, more than there are sessions: each gets the answers to its own pictures."""
+    engine = Engine(publish(tmp_path, {"fp32": PLAIN}).verify("lesion7", "production"), "fp32", threads, workers)
+    batches = np.random.default_rng(0).integers(0, 256, (40, 2, SIDE, SIDE, 3), np.uint8)
+    with ThreadPoolExecutor(8) as callers:
+        outputs = list(callers.map(engine.infer, batches))
+    for images, output in zip(batches, outputs, strict=True):
+        assert np.allclose(output.in_distribution, images.mean(axis=(1, 2, 3)) / 255, atol=1e-4)
+
+
+def test_a_session_that_fails_is_free_for_the_next_caller(tmp_path: Path) -> None:
+    """Pictures that the graph refuses cost no session."""
+    engine = Engine(publish(tmp_path, {"fp32": PLAIN}).verify("lesion7", "production"), "fp32", 2, 1)
+    for _ in range(2):
+        with pytest.raises(Exception, match="image"):
+            engine.infer(np.zeros((1, SIDE, SIDE + 1, 3), np.uint8))
+    assert len(engine.infer(np.zeros((1, SIDE, SIDE, 3), np.uint8)).rows()) == 1
+
+
 @pytest.mark.parametrize(
-    ("choice", "variants", "serves"),
+    ("variant", "graphs", "serves"),
     [
-        ("auto", ("fp32", "int8"), "int8"),
-        ("auto", ("fp32",), "fp32"),
-        ("fp32", ("fp32", "int8"), "fp32"),
-        ("int8", ("fp32", "int8"), "int8"),
+        ("auto", {"fp32": graph(slow=True), "int8": QUANTISED}, "int8"),
+        ("auto", {"fp32": PLAIN, "int8": graph(gain=1.05, slow=True)}, "fp32"),
+        ("auto", {"fp32": PLAIN}, "fp32"),
+        ("fp32", {"fp32": graph(slow=True), "int8": QUANTISED}, "fp32"),
+        ("int8", {"fp32": PLAIN, "int8": graph(gain=1.05, slow=True)}, "int8"),
     ],
+    ids=["int8 is faster", "fp32 is faster", "no int8", "fp32 by hand", "int8 by hand"],
 )
-def test_the_variant_that_is_asked_for_serves(
-    tmp_path: Path, choice: str, variants: tuple[str, ...], serves: str
+def test_the_fastest_variant_or_the_one_that_is_asked_for_serves(
+    tmp_path: Path, variant: str, graphs: dict[str, bytes], serves: str
 ) -> None:
-    """`auto` prefers int8; a named one is taken; the answers are those of its own graph."""
-    store = publish(tmp_path, {v: {"fp32": PLAIN, "int8": QUANTISED}[v] for v in variants})
-    engine = loaded(store, choice)
-    assert engine.variant == serves
-    images = np.full((1, SIDE, SIDE, 3), 200, np.uint8)
-    plain = loaded(store, "fp32").infer(images).probabilities
-    assert np.array_equal(engine.infer(images).probabilities, plain) == (serves == "fp32")
+    """`auto` measures; a named one is taken, slow or not."""
+    assert loaded(publish(tmp_path, graphs), variant).variant == serves
 
 
 def test_int8_that_answers_differently_is_refused_and_fp32_serves(
@@ -64,12 +86,14 @@ def test_int8_that_answers_differently_is_refused_and_fp32_serves(
 ) -> None:
     """On a processor that computes int8 otherwise, `auto` takes fp32 and says so in the log."""
     store = publish(tmp_path, {"fp32": PLAIN, "int8": WRONG}, {"fp32": PLAIN, "int8": QUANTISED})
-    registry = Registry(store, "lesion7", "auto")
+    registry = Registry(store, "lesion7")
     with caplog.at_level(logging.WARNING):
         assert registry.load("production").identity.variant == "fp32"
     (record,) = caplog.records
     assert record.getMessage() == "int8 refused, fp32 serves"
     assert "lesion7 1 int8: golden probabilities differ" in json.dumps(record.fields)
+    assert set(registry.current().choice.refused) == {"int8"}
+    assert {m.variant for m in registry.current().choice.measured} == {"fp32"}
 
 
 def test_a_named_variant_that_answers_differently_is_a_load_error(tmp_path: Path) -> None:
