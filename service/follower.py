@@ -114,13 +114,13 @@ class Follower:
 
     async def _look(self) -> Wanted | None:
         """Ask the store. None while it does not answer."""
-        loader, reason = self._registry.loader, None
+        loader = self._registry.loader
         try:
             wanted = await self._blocking(lambda: loader.look(self._alias, self._also_serve, shadow=self._shadow))
         except StoreError as error:
-            wanted, reason = None, str(error)
-        status = self._registry.store.status  # a remembered answer is an answer, but not the store's
-        self._note(reason if reason or status.reachable else status.reason or "it does not answer")
+            self._note(str(error))
+            return None
+        self._note(None)
         return wanted
 
     def _note(self, trouble: str | None) -> None:

@@ -116,6 +116,8 @@ class Loader:
     def look(self, alias: str, also_serve: Sequence[str], *, shadow: bool) -> Wanted:
         """Ask the store what the aliases stand for now. Raises StoreError when it cannot tell."""
         aliases = self.store.aliases(self.name)
+        if not self.store.status.reachable:  # it only remembers; and each further question would wait in vain
+            raise StoreUnavailableError(self.store.status.reason or "the store does not answer")
         serving = aliases.get(alias, alias)
         candidate = aliases.get(CANDIDATE) if shadow else None
         if candidate == serving:

@@ -36,6 +36,8 @@ from tests.service.stand_ins import graph, publish
 TOKEN = "a-token-for-the-swaps"
 _PROBES_PER_SECOND = 10.0
 _SWAP_SECONDS = 1.0  # from the command on: what happens in it counts as in a swap
+# The server closes what was idle for five seconds; a request that is just then put on it would be the client's fault.
+_LIMITS = httpx.Limits(keepalive_expiry=1.0)
 Expected = dict[tuple[str, str], list[NDArray[np.float32]]]
 
 
@@ -48,6 +50,7 @@ class Plan:
     interval_seconds: float = 2.0
     share: float = 0.7
     rate_per_second: float | None = None
+    deadline_seconds: float = 3.0
     shipped: bool = True
 
 
@@ -140,16 +143,18 @@ def fault_of(answer: httpx.Response, picture: int, expected: Expected) -> str | 
 
 async def run(plan: Plan, folder: Path) -> Findings:
     """Everything, in a folder of its own."""
-    pictures = [encoded(lesion_picture(600, 450, seed)) for seed in range(8)]
+    width, height = (600, 450) if plan.shipped else (200, 150)
+    pictures = [encoded(lesion_picture(width, height, seed)) for seed in range(8)]
     store = two_versions(folder / "store", shipped=plan.shipped)
     expected = expected_answers(store, pictures)
-    options = ("--store", str(store.root), "--admin-token", TOKEN, "--store-poll-seconds", "0")
+    options = ["--store", str(store.root), "--admin-token", TOKEN, "--store-poll-seconds", "0"]
+    options += ["--deadline-seconds", str(plan.deadline_seconds)]
     with running_service(folder / "log", *options) as service:
         rate = _rate(plan, service) if plan.rate_per_second is None else plan.rate_per_second
         found = Findings()
         with _load(plan, rate, service, folder, found):
             async with (
-                httpx.AsyncClient(base_url=service.url, timeout=60) as client,
+                httpx.AsyncClient(base_url=service.url, timeout=60, limits=_LIMITS) as client,
                 _probing(client, pictures, expected, found),
             ):
                 await asyncio.sleep(plan.steady_seconds)
@@ -280,7 +285,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, help="requests a second instead")
     parser.add_argument("--tiny", action="store_true", help="networks that fit on a screen instead of the shipped one")
     options = parser.parse_args()
-    plan = Plan(options.swaps, options.steady, options.interval, options.share, options.rate, not options.tiny)
+    plan = Plan(options.swaps, options.steady, options.interval, options.share, options.rate, shipped=not options.tiny)
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(run(plan, Path(folder)))
     print("\n".join(report(found)))  # noqa: T201

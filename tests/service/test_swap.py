@@ -14,10 +14,11 @@ from tests.swaps import Plan, Probe, fault_of, run
 
 async def test_fifty_swaps_under_load_lose_and_mix_nothing(tmp_path: Path) -> None:
     """Every request is answered, each by one version, bit for bit; each reload is followed by the new version."""
-    plan = Plan(swaps=50, steady_seconds=1.0, interval_seconds=0.05, rate_per_second=20.0, shipped=False)
+    plan = Plan(50, steady_seconds=1.0, interval_seconds=0.05, rate_per_second=3.0, deadline_seconds=60, shipped=False)
     found = await run(plan, tmp_path)
     assert found.faults == []
-    assert not found.load_failed, found.load_report
+    assert "Errors                    none" in found.load_report
+    assert "Refused with Retry-After  none" in found.load_report
     assert len(found.swaps) == 50
     assert {probe.version for probe in found.probes} == {"1", "2"}
 
