@@ -13,6 +13,7 @@ import asyncio
 import bisect
 import itertools
 import logging
+import math
 import operator
 import time
 from collections.abc import Callable, Sequence
@@ -143,7 +144,8 @@ class Batcher(Generic[Item, Result]):
     def _dispatch(self) -> None:
         """Give what waits to the free workers."""
         while self._queue and self._running < self._workers:
-            batch = self._take(max(1, self._batch_limit()))
+            # No more than a fair share of what waits: a worker that is free next must not find the queue empty.
+            batch = self._take(max(1, min(self._batch_limit(), math.ceil(len(self._queue) / self._workers))))
             if batch:
                 self._running += 1
                 self._run_next([batch])

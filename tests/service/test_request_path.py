@@ -71,9 +71,10 @@ GONE: Message = {"type": "http.disconnect"}
 
 @pytest.fixture
 async def inside(tmp_path: Path) -> AsyncIterator[Inside]:
-    registry = Registry(publish(tmp_path, {"fp32": graph()}), "lesion7")
+    settings = Settings(workers=1, max_batch_size=1)
+    registry = Registry(publish(tmp_path, {"fp32": graph()}), "lesion7", settings.wishes())
     registry.load("production")
-    app = create_app(Settings(workers=1, max_batch_size=1), registry)
+    app = create_app(settings, registry)
     async with app.router.lifespan_context(app):
         yield Inside(app)
 
