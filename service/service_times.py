@@ -63,7 +63,7 @@ class ServiceTimes:
         return min(seconds / size for size, seconds in self._inference_seconds.items())
 
     def best_batch_size(self, limit: int) -> int:
-        """The smallest measured size, at most `limit`, at which a picture takes at most 10 % longer than at the best."""
+        """The smallest measured size, up to `limit`, at which a picture takes at most 10 % longer than at the best."""
         paces = {size: self._inference_seconds[size] / size for size in sorted(self._inference_seconds)}
         allowed = {size: pace for size, pace in paces.items() if size <= limit}
         best = min(allowed.values())
