@@ -2,7 +2,7 @@
 
 Its users are a closed loop and each request costs it several times what our own generator needs: good for watching a
 service with many users, not for judging the 3-second promise (`python -m loadtests scenario` does that).
-Needs `pip install --constraint requirements.lock '.[locust]'`.
+Needs `pip install --constraint requirements.lock '.[loadtest,locust]'`.
 """
 
 import itertools

@@ -11,10 +11,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from model_store.store import PRODUCTION, SHIPPED, ModelStore
+from training.render import at_aspect
 
 SHIPPED_VERSION = ModelStore(SHIPPED).open("lesion7", PRODUCTION)
+
+PUBLISHED_ASPECT = 4 / 3  # 600 x 450 pixels
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +35,18 @@ def answers(service_url: str, data_folder: Path) -> list[tuple[str, dict]]:
     with httpx.Client(base_url=service_url, timeout=60) as client, ThreadPoolExecutor(2) as threads:
 
         def ask(row: dict[str, str]) -> tuple[str, dict]:
-            body = files[row["image_id"]].read_bytes()
+            body = as_published(files[row["image_id"]])
             return row["dx"], client.post("/v1/predictions", content=body).raise_for_status().json()
 
         return list(threads.map(ask, rows))
+
+
+def as_published(file: Path) -> bytes:
+    """A PNG of the picture in its true aspect: the copies here may be squashed, as no clinic's pictures are."""
+    with Image.open(file) as image:
+        encoded = io.BytesIO()
+        at_aspect(image.convert("RGB"), PUBLISHED_ASPECT).save(encoded, "PNG", compress_level=1)
+        return encoded.getvalue()
 
 
 def test_the_service_reaches_the_evaluations_figures(answers: list[tuple[str, dict]]) -> None:
