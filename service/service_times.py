@@ -45,8 +45,12 @@ class ServiceTimes:
         return Cost(line, decode) if decode > SLOW_DECODE_SECONDS else Cost(line + decode)
 
     def cost_of_bytes(self, body_bytes: int) -> Cost:
-        """Of one picture of which only the file's length is known."""
-        return Cost(self.seconds_per_picture() + body_bytes * self._seconds_per_byte)
+        """Of one picture of which only the file's length is known.
+
+        Never more than a picture may cost in the line: a few small files of large, flat pictures say nothing of others.
+        """
+        decode = min(body_bytes * self._seconds_per_byte, SLOW_DECODE_SECONDS)
+        return Cost(self.seconds_per_picture() + decode)
 
     def decode_seconds(self, image_format: str, pixels: int) -> float:
         """Decoding and preprocessing of a picture of `pixels`, of one of the five formats (Pillow's names)."""

@@ -68,3 +68,11 @@ def test_an_explanation_costs_what_it_was_seen_to_cost() -> None:
         times.observe_explanation(0.03)
     plain, explained = (times.cost("JPEG", 270_000, explained=asked).line_seconds for asked in (False, True))
     assert explained - plain == pytest.approx(0.03, rel=0.01)
+
+
+def test_small_files_of_large_pictures_do_not_shut_the_door_to_others() -> None:
+    """A kilobyte that decodes for a third of a second is no measure of a photograph's 270 kB."""
+    times = ServiceTimes({1: 0.005})
+    for _ in range(20):
+        times.observe_decode("PNG", 6_000_000, 1_000, 0.3)
+    assert times.cost_of_bytes(270_000).line_seconds < 0.06
