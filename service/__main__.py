@@ -20,7 +20,7 @@ from service.app import create_app
 from service.choice_cache import ChoiceCache
 from service.engine import SelfTestError
 from service.lifecycle import Lifecycle
-from service.log import configure_logging, log
+from service.log import configure_logging, keep_native_lines_out, log
 from service.registry import Registry
 from service.settings import InvalidSettingsError, Settings, read_settings
 
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"model: {error}")
     except OSError as error:
         return _refuse(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}")
+    keep_native_lines_out()
     _serve(settings, registry, listener)
     return 0
 

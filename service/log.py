@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import warnings
 from datetime import UTC, datetime
@@ -29,6 +30,22 @@ def configure_logging(level: str) -> None:
     logging.captureWarnings(True)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("uvicorn.access").disabled = True  # it logs paths and addresses; the middleware logs instead
+
+
+def keep_native_lines_out() -> None:
+    """From now on only this module writes to standard error.
+
+    libtiff writes a line of its own for each damaged picture: it is no JSON, and it may quote the picture's metadata.
+    What Python itself reports, an uncaught exception too, goes where it went.
+    """
+    ours = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stderr.fileno())
+    os.close(nowhere)
+    for handler in logging.root.handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
+            handler.setStream(ours)
+    sys.stderr = ours
 
 
 def log(level: int, event: str, *, exc_info: BaseException | None = None, **fields: object) -> None:

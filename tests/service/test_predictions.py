@@ -223,6 +223,8 @@ def test_logs_hold_no_patient_data(service: RunningService, client: httpx.Client
     picture = encoded(lesion_picture(), comment=b"Zebulon Metadata")
     client.post(URL, files={"file": ("Zebulon Filename.jpg", picture)}, params={"patient": "Zebulon Query"})
     client.post("/v1/Zebulon-Path", content=picture)
+    tiff = encoded(lesion_picture(), "TIFF", compression="tiff_lzw")
+    client.post(URL, content=tiff[:8] + bytes(200) + tiff[208:])  # libtiff has a line of its own for this
     client.post(URL, content=picture[:2000], headers={"X-Patient": "Zebulon Header"})
     text = service.log.read_text()
     assert "Zebulon" not in text
