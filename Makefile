@@ -63,5 +63,5 @@ $(VENV)/.loadtest: $(VENV)/.service
 # torch first and by its exact version: any other request for it would fetch gigabytes of GPU libraries.
 $(VENV)/.everything: $(VENV)/.service
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[training,loadtest,test]'
+	$(PIP) --editable '.[training,loadtest,locust,test]'
 	touch $@ $(VENV)/.loadtest

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtests import wrk
 from loadtests.answers import ANSWERED, classify
 from loadtests.generator import PREDICTIONS
 from loadtests.http_client import ConnectionPool, HttpProtocolError
-from loadtests.peers import wrk
 from loadtests.service_process import ServiceUnavailableError
 
 WARM_UP_SECONDS = 1.0

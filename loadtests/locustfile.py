@@ -6,6 +6,7 @@ Needs `pip install --constraint requirements.lock '.[loadtest,locust]'`.
 """
 
 import itertools
+from typing import Any, cast
 
 from locust import FastHttpUser, between, task
 
@@ -27,7 +28,8 @@ class Clinic(FastHttpUser):
     def predict(self) -> None:
         """One picture: an answer in time is a success, a proper refusal is none of the service's faults."""
         headers = {"Content-Type": "image/jpeg"}
-        with self.client.post(PREDICTIONS, data=next(PICTURES), headers=headers, catch_response=True) as response:
+        picture = cast(Any, next(PICTURES))  # Locust takes bytes, though its types do not say so
+        with self.client.post(PREDICTIONS, data=picture, headers=headers, catch_response=True) as response:
             answer_headers = {name.lower(): value for name, value in (response.headers or {}).items()}
             kind = classify(Answer(response.status_code, answer_headers, response.content or b""))
             seconds = response.request_meta["response_time"] / 1000

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from model_store.contract.manifest import Manifest
@@ -56,7 +57,7 @@ class LoadedModel:
         """The version's manifest."""
         return self.version.manifest
 
-    @property
+    @cached_property  # part of every answer
     def identity(self) -> ServingModel:
         """What answers say of the version."""
         return ServingModel(

@@ -2,9 +2,18 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from loadtests.commands.terminal import add_service_options, count, positive, rate, run_to_end
+from loadtests.commands.terminal import (
+    add_capacity_options,
+    add_picture_options,
+    add_report_option,
+    add_service_options,
+    add_target_option,
+    count,
+    positive,
+    rate,
+    run_to_end,
+)
 from loadtests.options import Options
 from loadtests.report import text_table, write_report
 from loadtests.run import Result, run_load_test
@@ -55,16 +64,10 @@ def argument_parser() -> argparse.ArgumentParser:
     standard = Options()
     add_service_options(parser, standard.url)
     _add_load_options(parser.add_argument_group("load"), standard)
-    _add_capacity_options(parser.add_argument_group("capacity, for --rate auto"), standard)
+    capacity = parser.add_argument_group("capacity, for --rate auto")
+    add_capacity_options(capacity, standard.capacity_clients, standard.capacity_seconds)
     _add_promise_options(parser.add_argument_group("promise"), standard)
-    parser.add_argument(
-        "--report",
-        dest="report_folder",
-        type=Path,
-        default=standard.report_folder,
-        metavar="FOLDER",
-        help="default %(default)s",
-    )
+    add_report_option(parser, standard.report_folder)
     return parser
 
 
@@ -82,10 +85,7 @@ def _add_load_options(load: argparse._ArgumentGroup, standard: Options) -> None:
     load.add_argument(
         "--arrivals", choices=("poisson", "constant"), default=standard.arrivals, help="default %(default)s"
     )
-    load.add_argument(
-        "--pictures", type=count, default=standard.pictures, help="different pictures (default %(default)s)"
-    )
-    load.add_argument("--seed", type=int, default=standard.seed, help="of pictures and arrivals (default %(default)s)")
+    add_picture_options(load, standard.pictures, standard.seed)
     load.add_argument("--deadline-seconds", type=positive, help="send this deadline with every request (default: none)")
     load.add_argument(
         "--give-up-seconds",
@@ -101,28 +101,8 @@ def _add_load_options(load: argparse._ArgumentGroup, standard: Options) -> None:
     )
 
 
-def _add_capacity_options(capacity: argparse._ArgumentGroup, standard: Options) -> None:
-    capacity.add_argument(
-        "--capacity-clients",
-        type=count,
-        default=standard.capacity_clients,
-        help="default %(default)s",
-    )
-    capacity.add_argument(
-        "--capacity-seconds",
-        type=positive,
-        default=standard.capacity_seconds,
-        help="default %(default)s",
-    )
-
-
 def _add_promise_options(promise: argparse._ArgumentGroup, standard: Options) -> None:
-    promise.add_argument(
-        "--target-seconds",
-        type=positive,
-        default=standard.target_seconds,
-        help="every answer within (default %(default)s)",
-    )
+    add_target_option(promise, standard.target_seconds)
     promise.add_argument(
         "--expect-refusals",
         action="store_true",

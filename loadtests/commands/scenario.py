@@ -3,9 +3,16 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from loadtests.commands.terminal import add_service_options, count, positive, run_to_end
+from loadtests.commands.terminal import (
+    add_capacity_options,
+    add_picture_options,
+    add_report_option,
+    add_service_options,
+    add_target_option,
+    positive,
+    run_to_end,
+)
 from loadtests.scenarios.catalogue import NAMES, SCENARIOS, Scenario, named
 from loadtests.scenarios.report import overview_text, text_table, write_overview, write_report
 from loadtests.scenarios.run import ScenarioOptions, ScenarioResult, run_scenario
@@ -71,30 +78,14 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="ANSWERS_PER_SECOND",
         help="C (default: measured before each scenario)",
     )
-    load.add_argument("--capacity-clients", type=count, default=standard.capacity_clients, help="default %(default)s")
-    load.add_argument(
-        "--capacity-seconds", type=positive, default=standard.capacity_seconds, help="default %(default)s"
-    )
+    add_capacity_options(load, standard.capacity_clients, standard.capacity_seconds)
     load.add_argument(
         "--duration-scale",
         type=positive,
         default=standard.duration_scale,
         help="0.1: a tenth as long, for a first look",
     )
-    load.add_argument(
-        "--target-seconds",
-        type=positive,
-        default=standard.target_seconds,
-        help="every answer within (default %(default)s)",
-    )
-    load.add_argument("--pictures", type=count, default=standard.pictures, help="different ones (default %(default)s)")
-    load.add_argument("--seed", type=int, default=standard.seed, help="of pictures and arrivals (default %(default)s)")
-    parser.add_argument(
-        "--report",
-        dest="report_folder",
-        type=Path,
-        default=standard.report_folder,
-        metavar="FOLDER",
-        help="default %(default)s",
-    )
+    add_target_option(load, standard.target_seconds)
+    add_picture_options(load, standard.pictures, standard.seed)
+    add_report_option(parser, standard.report_folder)
     return parser

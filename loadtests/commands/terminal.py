@@ -5,6 +5,7 @@ import asyncio
 import math
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TypeVar
 
 from loadtests.http_client import Origin
@@ -42,6 +43,32 @@ def add_service_options(parser: argparse.ArgumentParser, default_url: str) -> No
     where = parser.add_argument_group("service")
     where.add_argument("--url", type=url, default=default_url, help="a running service (default %(default)s)")
     where.add_argument("--start-service", action="store_true", help="start python -m service on a free port instead")
+
+
+def add_picture_options(group: argparse._ArgumentGroup, pictures: int, seed: int) -> None:
+    """What is sent."""
+    group.add_argument("--pictures", type=count, default=pictures, help="different pictures (default %(default)s)")
+    group.add_argument("--seed", type=int, default=seed, help="of pictures and arrivals (default %(default)s)")
+
+
+def add_capacity_options(group: argparse._ArgumentGroup, clients: int, seconds: float) -> None:
+    """How the capacity is measured before a load that depends on it."""
+    group.add_argument("--capacity-clients", type=count, default=clients, help="default %(default)s")
+    group.add_argument("--capacity-seconds", type=positive, default=seconds, help="default %(default)s")
+
+
+def add_target_option(group: argparse._ArgumentGroup, target_seconds: float) -> None:
+    """The promise that the answers are held to."""
+    group.add_argument(
+        "--target-seconds", type=positive, default=target_seconds, help="every answer within (default %(default)s)"
+    )
+
+
+def add_report_option(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Where the report goes."""
+    parser.add_argument(
+        "--report", dest="report_folder", type=Path, default=folder, metavar="FOLDER", help="default %(default)s"
+    )
 
 
 def url(text: str) -> str:

@@ -21,7 +21,7 @@ from loadtests.peers.network import ROOT, read_network
 from loadtests.peers.pictures import peer_pictures
 from loadtests.peers.report import Report
 from loadtests.peers.running import CandidateFailedError
-from loadtests.peers.wrk import WrkMissingError, require_wrk
+from loadtests.wrk import WrkMissingError, require_wrk
 
 OURS = ("dermserve-fp32", "dermserve-auto")
 EXAMPLES = """\

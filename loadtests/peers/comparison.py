@@ -15,7 +15,7 @@ from loadtests.peers.environments import python_of
 from loadtests.peers.figures import Reached, Round, order
 from loadtests.peers.network import Network
 from loadtests.peers.running import CandidateFailedError, RunningServer, last_lines, run_to_the_end, running
-from loadtests.peers.wrk import ClosedLoop, load, write_requests
+from loadtests.wrk import ClosedLoop, load, write_requests
 
 WARM_UP_SECONDS = 1
 PROBABILITY_TOLERANCE = 0.02  # another build of libjpeg may round a pixel differently

@@ -16,8 +16,8 @@ from pathlib import Path
 from loadtests.peers.candidates import dermserve
 from loadtests.peers.pictures import peer_pictures
 from loadtests.peers.running import HOST, CandidateFailedError, RunningServer, running
-from loadtests.peers.wrk import ClosedLoop, WrkMissingError, load, require_wrk, write_requests
 from loadtests.server_metrics import Sample, parse_samples
+from loadtests.wrk import ClosedLoop, WrkMissingError, load, require_wrk, write_requests
 
 STAGE, TOTAL = "dermserve_stage_duration_seconds", "dermserve_prediction_duration_seconds"
 PICTURES = 32

@@ -1,21 +1,16 @@
-"""The Locust file: it says what it loads, and Locust, where it is installed, runs it."""
+"""The Locust file: it says what it loads, and Locust runs it."""
 
 import ast
 import asyncio
 import csv
-import importlib.util
 import sys
 from pathlib import Path
-
-import pytest
 
 import loadtests
 from loadtests.generator import PREDICTIONS
 from tests.loadtests.scripted_server import REFUSAL, Reply
 
 LOCUSTFILE = Path(loadtests.__file__).parent / "locustfile.py"
-# An extra of two dozen packages that only its friends install; CI reads the file with the test below
-HAS_LOCUST = importlib.util.find_spec("locust") is not None
 
 
 def test_it_defines_a_user_with_a_task():
@@ -26,7 +21,6 @@ def test_it_defines_a_user_with_a_task():
     assert tasks == ["predict"]
 
 
-@pytest.mark.skipif(not HAS_LOCUST, reason="needs Locust: pip install --constraint requirements.lock '.[locust]'")
 async def test_locust_runs_it(server, tmp_path):
     """Answers and proper refusals are successes with names of their own, everything else is a failure."""
 

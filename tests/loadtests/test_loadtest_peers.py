@@ -22,7 +22,7 @@ from loadtests.peers.candidates import (
 from loadtests.peers.environments import REQUIREMENTS, is_installed, python_of
 from loadtests.peers.figures import Reached, Spread, Target, judge, order, ratio, row, targets
 from loadtests.peers.network import read_network
-from loadtests.peers.wrk import read_output
+from loadtests.wrk import read_output
 from tests.conftest import ROOT
 
 NAMES = ["a", "b", "c", "d", "e", "f"]

@@ -18,8 +18,8 @@ from loadtests.peers.pictures import peer_pictures
 from loadtests.peers.profile import Profile, markdown, shares, summarise
 from loadtests.peers.profile import main as profile_main
 from loadtests.peers.running import CandidateFailedError, clean_environment, running
-from loadtests.peers.wrk import ClosedLoop, load, write_requests
 from loadtests.server_metrics import Sample
+from loadtests.wrk import ClosedLoop, load, write_requests
 
 VENVS = ROOT / "build" / "peers"
 OWN_PYTHON = Path(sys.executable)

@@ -71,15 +71,18 @@ def fields(**changes: Any) -> dict[str, Any]:
     }
 
 
-def tiny_model(gain: float = 1.0) -> onnx.ModelProto:
-    """A graph as the manifest of `runnable_fields` wants it: the mean colour of each quarter decides."""
-    weights = np.random.default_rng(0).normal(0, 2 * gain, (7, 3, 1, 1)).astype(np.float32)
+def tiny_model(gain: float = 1.0, *, side: int = SIDE, seed: int = 0) -> onnx.ModelProto:
+    """A graph as the manifest of `runnable_fields` wants it: the mean colour of each quarter decides.
+
+    Its weights are drawn from `seed` and multiplied by `gain`; the mean of the whole picture is the score.
+    """
+    weights = np.random.default_rng(seed).normal(0, 2 * gain, (7, 3, 1, 1)).astype(np.float32)
     constants = {"scale": np.float32(255), "weights": weights, "all": np.array([1, 2, 3])}
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["float", "scale"], ["unit"]),
         helper.make_node("Transpose", ["unit"], ["channels"], perm=[0, 3, 1, 2]),
-        helper.make_node("AveragePool", ["channels"], ["cells"], kernel_shape=[SIDE // 2] * 2, strides=[SIDE // 2] * 2),
+        helper.make_node("AveragePool", ["channels"], ["cells"], kernel_shape=[side // 2] * 2, strides=[side // 2] * 2),
         helper.make_node("Conv", ["cells", "weights"], ["class_maps"]),
         helper.make_node("GlobalAveragePool", ["class_maps"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["logits"]),
@@ -91,7 +94,7 @@ def tiny_model(gain: float = 1.0) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", SIDE, SIDE, 3])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", side, side, 3])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
@@ -111,22 +114,26 @@ def runnable_fields(**changes: Any) -> dict[str, Any]:
 def runnable_files(accuracy: float = 0.75, pictures: int = 2) -> dict[str, bytes]:
     """Graphs, golden vectors that they answer, and an evaluation whose figures are `accuracy`."""
     graphs = {"fp32": tiny_model(1.0).SerializeToString(), "int8": tiny_model(1.01).SerializeToString()}
-    encoded_pictures = tuple(encoded(lesion_picture(120, 90, seed)) for seed in range(pictures))
-    contract = Preprocessing.model_validate(CONTRACT)
-    tensors = np.stack([preprocess_encoded(picture, contract) for picture in encoded_pictures])
-    answers = {}
-    for variant, graph in graphs.items():
-        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        answers[variant] = GoldenAnswers(*session.run(["probabilities", "in_distribution"], {"image": tensors}))
     return {
         "model.onnx": graphs["fp32"],
         "model.int8.onnx": graphs["int8"],
-        "golden.npz": write_golden(GoldenVectors(encoded_pictures, tensors, answers)),
+        "golden.npz": golden(graphs, CONTRACT, pictures),
         "reference.json": b"{}",
         "evaluation.json": json.dumps(evaluation(accuracy)).encode(),
         "MODEL_CARD.md": b"# Card of a tiny version",
         "plots/roc.png": b"picture",
     }
+
+
+def golden(graphs: dict[str, bytes], contract: dict[str, Any], pictures: int) -> bytes:
+    """`golden.npz`: drawn pictures, and what each of the graphs, by variant, answers to them."""
+    drawn = tuple(encoded(lesion_picture(120, 90, seed)) for seed in range(pictures))
+    tensors = np.stack([preprocess_encoded(picture, Preprocessing.model_validate(contract)) for picture in drawn])
+    answers = {}
+    for variant, graph in graphs.items():
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        answers[variant] = GoldenAnswers(*session.run(["probabilities", "in_distribution"], {"image": tensors}))
+    return write_golden(GoldenVectors(drawn, tensors, answers))
 
 
 def evaluation(accuracy: float) -> dict[str, Any]:

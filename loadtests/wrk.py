@@ -1,7 +1,8 @@
 """Closed-loop load with wrk: a few callers, each sends its next picture after its last answer.
 
-wrk needs about a tenth of a Python client's processor time a request; on two cores that the server needs too, that
-decides what the figures mean. Requests are made beforehand, as they go over the wire; wrk only writes them.
+A program that nobody here wrote measures everybody alike. A request of 270 kB costs it 66 to 90 microseconds of a core,
+about as much as our own client (`http_client.py`). Requests are made beforehand, as they go over the wire; wrk only
+writes them.
 """
 
 import json
