@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Install what is missing, measure, print the table, write the report; returns the exit status."""
     options = argument_parser().parse_args(arguments)
     try:
+        if options.install:
+            install_missing(candidates(options.variant, options.only, [options.variant]), options.venvs)
+            return 0
         require_wrk()
         network = read_network()
         if options.variant not in network.files:
@@ -158,6 +161,9 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--variant", default="fp32", help="what the rivals serve (default %(default)s)")
     parser.add_argument(
         "--venvs", type=Path, default=ROOT / "build" / "peers", metavar="FOLDER", help="default build/peers"
+    )
+    parser.add_argument(
+        "--install", action="store_true", help="make the rivals' virtual environments and measure nothing"
     )
     parser.add_argument(
         "--report", type=Path, default=Path("loadtest-report/peers"), metavar="FOLDER", help="default %(default)s"
