@@ -50,11 +50,15 @@ class Timed(Generic[Result]):
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that the workers find out about one picture. `network` is its row; seconds are those of the whole batch."""
+    """All that the workers find out about one picture. `network` is its row; seconds are those of the whole batch.
+
+    `inference_threads` computed it in the network.
+    """
 
     picture: DecodedPicture
     network: Timed[PictureOutput]
     inference_batch_size: int
+    inference_threads: int
     reading: Timed[Interpretation]
     explanation: Timed[Explanation | None]
 
@@ -74,8 +78,13 @@ def decode_all(submissions: Sequence[Submission], pixel_limit: int) -> list[Deco
     return [_decoded(submission, pixel_limit) for submission in submissions]
 
 
-def analyse_all(submissions: Sequence[Submission], pixel_limit: int) -> list[Analysis | Exception]:
-    """The workers' work. One outcome for each submission, in their order. Raises what the network raises."""
+def analyse_all(
+    submissions: Sequence[Submission], pixel_limit: int, is_alone: Callable[[], bool]
+) -> list[Analysis | Exception]:
+    """The workers' work. One outcome for each submission, in their order. Raises what the network raises.
+
+    `is_alone` tells whether these are all the pictures there are: then the network may have every core.
+    """
     outcomes: dict[int, Analysis | Exception] = {}
     ready: list[tuple[int, Submission, DecodedPicture]] = []
     for place, submission in enumerate(submissions):
@@ -85,7 +94,7 @@ def analyse_all(submissions: Sequence[Submission], pixel_limit: int) -> list[Ana
         else:
             ready.append((place, submission, decoded))
     for model in {id(submission.model): submission.model for _, submission, _ in ready}.values():
-        outcomes |= _answers(model, [entry for entry in ready if entry[1].model is model])
+        outcomes |= _answers(model, [entry for entry in ready if entry[1].model is model], is_alone)
     return [outcomes[place] for place in range(len(submissions))]
 
 
@@ -101,11 +110,13 @@ def _decoded(submission: Submission, pixel_limit: int) -> DecodedPicture | Excep
 
 
 def _answers(
-    model: LoadedModel, entries: Sequence[tuple[int, Submission, DecodedPicture]]
+    model: LoadedModel, entries: Sequence[tuple[int, Submission, DecodedPicture]], is_alone: Callable[[], bool]
 ) -> Iterator[tuple[int, Analysis | Exception]]:
     """Pictures of one model, through its network together: (place, outcome) of each."""
     images = np.stack([picture.tensor for _, _, picture in entries])
-    network = timed(lambda: model.engine.infer(images).rows())
+    alone = is_alone()
+    threads = model.engine.threads_alone if alone else model.engine.threads_per_session
+    network = timed(lambda: model.engine.infer(images, alone=alone).rows())
     if len(network.result) != len(entries):
         raise ValueError(f"{len(network.result)} answers to {len(entries)} pictures")
     for (place, submission, picture), output in zip(entries, network.result, strict=True):
@@ -115,7 +126,7 @@ def _answers(
         reading = timed(partial(interpret, output, picture, model.manifest, submission.prevalence))
         shown = partial(_explanation, submission, reading.result, output, picture)
         row = Timed(output, network.seconds, network.processor_seconds)
-        yield place, Analysis(picture, row, len(entries), reading, timed(shown))
+        yield place, Analysis(picture, row, len(entries), threads, reading, timed(shown))
 
 
 def _explanation(

@@ -128,7 +128,8 @@ def _first_choice(registry: Registry, observer: Metrics) -> Choice | None:
 def _background_thread(name: str, choice: Choice | None) -> ThreadPoolExecutor:
     """One thread for what nobody waits for.
 
-    Sessions of several threads take their priority from the thread that makes them: that must be a worker's.
+    Sessions of several threads take their priority from the thread that makes them: that must be a worker's. Not so
+    where they only help with a lone picture, when there is nobody else to run.
     """
     own_threads = choice is not None and choice.threads_per_session > 1
     return ThreadPoolExecutor(1, name, partial(_lower_priority, _WORKER_NICENESS if own_threads else _IDLE_NICENESS))
@@ -167,9 +168,9 @@ def _lanes(
     worker_threads: Executor,
     slow_thread: Executor,
 ) -> Lanes:
-    return Lanes(
+    lanes: Lanes = Lanes(
         line=Batcher(
-            partial(analyse_all, pixel_limit=settings.pixel_limit_pixels),
+            partial(analyse_all, pixel_limit=settings.pixel_limit_pixels, is_alone=lambda: lanes.one_batch_in_work),
             worker_threads,
             observer.line,
             workers=workers,
@@ -185,6 +186,7 @@ def _lanes(
             queue_limit=settings.max_queue_size,
         ),
     )
+    return lanes
 
 
 async def _watch_event_loop(observer: Metrics) -> None:

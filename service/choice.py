@@ -14,6 +14,8 @@ Figure = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 # Rates this close to the best differ by less than two measurements of the same do; the faster answer decides then.
 _AS_GOOD = 0.95
+# A session of more threads holds the weights once more: a lone picture must be answered this much sooner for it.
+_SOONER = 0.9
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Measured:
 class Choice:
     """What serves, and why. `refused`: by variant, why its answers are not trusted on this processor.
 
+    `threads_alone`: threads that compute a picture in the network when there is no other work.
     `inference_seconds`: one batch, by its size, while all workers are busy. `batching_gain`: how many times as many
     pictures a second the network does in its best batch size as one by one. `quick`: measured beside the traffic, on
     single pictures.
@@ -80,6 +83,7 @@ class Choice:
     variant: VariantName
     threads_per_session: Count
     workers: Count
+    threads_alone: Count
     inference_seconds: dict[Count, Figure]
     batching_gain: Figure
     pictures_per_second: Figure
@@ -95,12 +99,15 @@ def choose(measured: Sequence[Measured], refused: dict[VariantName, str], set_by
     enough = _AS_GOOD * max(m.pictures_per_second for m in measured)
     good = [m for m in measured if m.pictures_per_second >= enough]
     best = min(good, key=lambda m: (m.alone_seconds, -m.pictures_per_second))
+    alone = min((m for m in measured if m.variant == best.variant), key=lambda m: m.alone_seconds)
+    sooner = alone.alone_seconds <= _SOONER * best.alone_seconds
     sizes = [m for m in measured if m.candidate == best.candidate]
     seconds = {m.batch_size: m.inference_seconds for m in sizes}
     return Choice(
         variant=best.variant,
         threads_per_session=best.threads_per_session,
         workers=best.workers,
+        threads_alone=(alone if sooner else best).threads_per_session,
         inference_seconds=seconds,
         batching_gain=seconds[1] / min(s / size for size, s in seconds.items()),
         pictures_per_second=max(m.pictures_per_second for m in sizes),

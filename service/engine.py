@@ -1,5 +1,6 @@
 """ONNX Runtime: one verified variant of the graph, run by several threads at once."""
 
+import logging
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from model_store.contract.golden import GoldenAnswers, GoldenVectors, preprocess_encoded, read_golden
 from model_store.contract.manifest import Manifest, VariantName
 from model_store.store import ModelVersion
+from service.log import log
 
 # Another build of libjpeg or Pillow may round a pixel differently; two levels of 255 change no answer.
 _TENSOR_TOLERANCE_LEVELS = 2
+_COMPARED_PICTURES = 2  # between two sessions of one graph: a swap should not take long
 
 
 class SelfTestError(Exception):
@@ -47,12 +50,24 @@ class NetworkOutput:
         together = zip(self.probabilities, self.class_maps, self.in_distribution, strict=True)
         return [PictureOutput(probabilities, maps, float(score)) for probabilities, maps, score in together]
 
+    def equals(self, other: "NetworkOutput") -> bool:
+        """Whether every bit of every output is the same."""
+        return all(np.array_equal(here, vars(other)[name]) for name, here in vars(self).items())
+
 
 class Engine:
-    """One variant. `infer` may be called from several threads, each of which has `threads_per_session` to compute."""
+    """One variant. `infer` may be called from several threads, each of which has `threads_per_session` to compute.
+
+    A caller who knows that there is no other work may say so: then `threads_alone` compute.
+    """
 
     def __init__(
-        self, version: ModelVersion, variant: VariantName, threads_per_session: int = 1, workers: int = 1
+        self,
+        version: ModelVersion,
+        variant: VariantName,
+        threads_per_session: int = 1,
+        workers: int = 1,
+        threads_alone: int | None = None,
     ) -> None:
         """Load the graph for `workers` callers at once and replay the golden vectors.
 
@@ -63,6 +78,8 @@ class Engine:
         self.variant, self._graph = variant, version.manifest.graph
         self._idle: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
         self._shared: onnxruntime.InferenceSession | None = None
+        self._alone: onnxruntime.InferenceSession | None = None
+        self.threads_per_session = self.threads_alone = threads_per_session
         try:
             graph = version.read(version.manifest.variants[variant].file)
             golden = self._read_golden(version)
@@ -72,13 +89,17 @@ class Engine:
                 found = self._run(session, golden.tensors)  # warm-up and proof in one
                 _check_answers(found, golden.answers[variant], version.manifest.golden.tolerance[variant])
                 self._idle.put(session)
+            if threads_alone and threads_alone != threads_per_session:
+                self._add_session_alone(graph, session, golden.tensors[:_COMPARED_PICTURES], threads_alone)
         except SelfTestError as error:
             raise SelfTestError(f"{version.manifest.name} {version.manifest.version} {variant}: {error}") from error
         if threads_per_session == 1:
             self._shared = self._idle.get()
 
-    def infer(self, images: NDArray[np.uint8]) -> NetworkOutput:
-        """uint8 [N, H, W, 3] RGB -> what the graph says of the N pictures."""
+    def infer(self, images: NDArray[np.uint8], *, alone: bool = False) -> NetworkOutput:
+        """uint8 [N, H, W, 3] RGB -> what the graph says of the N pictures; `alone`: there is no other work."""
+        if alone and self._alone is not None:
+            return self._run(self._alone, images)
         with self._free_session() as session:
             return self._run(session, images)
 
@@ -93,6 +114,16 @@ class Engine:
             yield session
         finally:
             self._idle.put(session)
+
+    def _add_session_alone(
+        self, graph: bytes, usual: onnxruntime.InferenceSession, images: NDArray[np.uint8], threads: int
+    ) -> None:
+        """An answer must not depend on how busy the service is: a session that gives other bits is not used."""
+        session = _session(graph, threads)
+        if self._run(session, images).equals(self._run(usual, images)):
+            self._alone, self.threads_alone = session, threads
+        else:
+            log(logging.WARNING, "a lone picture gets no more threads: they change its answer", threads=threads)
 
     def _run(self, session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> NetworkOutput:
         wanted = [self._graph.probabilities, self._graph.class_maps, self._graph.in_distribution]

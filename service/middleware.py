@@ -1,9 +1,9 @@
 """Around every request: an id, a count, a duration, a log line, security headers; nothing that names a patient."""
 
 import logging
+import random
 import re
 import time
-import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -88,4 +88,4 @@ def _route(scope: Scope) -> str:
 
 def _request_id(scope: Scope) -> str:
     given = next((value for name, value in scope["headers"] if name == _REQUEST_ID), b"")
-    return given.decode() if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+    return given.decode() if _SAFE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"

@@ -35,6 +35,11 @@ class Lanes:
     line: Batcher[Submission, Analysis]
     slow: Batcher[Submission, DecodedPicture]
 
+    @property
+    def one_batch_in_work(self) -> bool:
+        """A worker may ask, too: whether nothing is at work or waits but its own batch."""
+        return self.line.running == 1 and not (self.line.waiting or self.slow.running)
+
     async def drain(self) -> None:
         """Wait until both are empty."""
         await self.slow.drain()

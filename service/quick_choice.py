@@ -26,7 +26,7 @@ def engine_beside(version: ModelVersion, running: Choice, known: Choice | None) 
         try:
             if variant not in version.manifest.variants:
                 raise SelfTestError(f"{version.manifest.name} {version.manifest.version} has no variant {variant}")
-            engine = Engine(version, variant, running.threads_per_session, running.workers)
+            engine = Engine(version, variant, running.threads_per_session, running.workers, running.threads_alone)
         except SelfTestError as error:
             refused[variant] = str(error)
         else:
@@ -38,7 +38,8 @@ def engine_beside(version: ModelVersion, running: Choice, known: Choice | None) 
     if known and _same_threads(known, running) and known.variant == engine.variant:
         return engine, replace(known, cached=True, refused={**known.refused, **refused})
     measured = _measured(version, engine, running)
-    return engine, replace(choose([measured], refused, running.set_by_hand), quick=True)
+    chosen = choose([measured], refused, running.set_by_hand)
+    return engine, replace(chosen, quick=True, threads_alone=engine.threads_alone)
 
 
 def _in_order(first: VariantName, version: ModelVersion) -> list[VariantName]:
@@ -46,7 +47,11 @@ def _in_order(first: VariantName, version: ModelVersion) -> list[VariantName]:
 
 
 def _same_threads(one: Choice, other: Choice) -> bool:
-    return (one.threads_per_session, one.workers) == (other.threads_per_session, other.workers)
+    return _threads(one) == _threads(other)
+
+
+def _threads(choice: Choice) -> tuple[int, int, int]:
+    return choice.threads_per_session, choice.workers, choice.threads_alone
 
 
 def _measured(version: ModelVersion, engine: Engine, running: Choice) -> Measured:

@@ -246,6 +246,7 @@ class EngineReport(_Body):
     variant: VariantName
     threads_per_session: int
     workers: int
+    threads_alone: int = Field(description="threads that compute a picture in the network when there is no other work")
     inference_seconds: dict[int, float] = Field(description="by batch size")
     batching_gain: float = Field(
         description="pictures a second of the network in its best batch size, over those one by one"

@@ -152,16 +152,18 @@ def _compared(sample: Sample, analysis: Analysis, found: Timed[PictureOutput]) -
     serving, candidate = sample.serving, sample.candidate
     ours = _probabilities(analysis.network.result, serving.manifest)
     theirs = _probabilities(found.result, candidate.manifest)
-    # Processor time is not what a busy machine makes of it; with several threads a session no thread knows it.
-    alone = serving.choice.threads_per_session == 1
-    per_picture = analysis.network.processor_seconds if alone else analysis.network.seconds
+    # Processor time is not what a busy machine makes of it; with several threads a session no thread knows it. Those of
+    # a lone picture share its work evenly.
+    single = serving.choice.threads_per_session == 1
+    processor_seconds = analysis.network.processor_seconds * analysis.inference_threads
+    seconds = processor_seconds if single else analysis.network.seconds
     return Compared(
         same_first_diagnosis=max(ours, key=ours.__getitem__) == max(theirs, key=theirs.__getitem__),
         distance=max(abs(ours.get(code, 0.0) - theirs.get(code, 0.0)) for code in {*ours, *theirs}),
         serving_malignant=_is_malignant(ours, serving.manifest),
         candidate_malignant=_is_malignant(theirs, candidate.manifest),
-        serving_seconds=per_picture / analysis.inference_batch_size,
-        candidate_seconds=found.processor_seconds if alone else found.seconds,
+        serving_seconds=seconds / analysis.inference_batch_size,
+        candidate_seconds=found.processor_seconds if single else found.seconds,
     )
 
 

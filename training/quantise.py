@@ -27,6 +27,7 @@ from training.errors import ExportError
 from training.export import CLASS_MAPS, INPUT, require_standard
 from training.metrics import Floats, Ints, balanced_accuracy
 from training.network import PIXEL_MEAN, PIXEL_SCALE
+from training.stem import fold_stem
 
 MAX_BALANCED_ACCURACY_LOSS = 0.005
 MAX_PROBABILITY_SHIFT_P99 = 0.15
@@ -59,6 +60,8 @@ def quantise(graph: bytes, calibration_images: NDArray[np.uint8]) -> bytes:
         )
         smaller = onnx.load(quantised)
     _feed_bytes(smaller.graph)
+    fold_stem(smaller.graph)
+    _drop_leftovers(smaller.graph)
     require_standard(smaller)
     return bytes(smaller.SerializeToString(deterministic=True))
 
@@ -155,6 +158,14 @@ def _feed_bytes(graph: onnx.GraphProto) -> None:
         node.input[:] = [cast.input[0] if name == rounding.output[0] else name for name in node.input]
     for node in (rounding, divided, subtracted, cast):
         graph.node.remove(node)
+
+
+def _drop_leftovers(graph: onnx.GraphProto) -> None:
+    """Leave out numbers that no operator takes any more, and shapes noted before the graph was rewritten."""
+    used = {name for node in graph.node for name in node.input}
+    for unused in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(unused)
+    del graph.value_info[:]
 
 
 def _trunk(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -31,14 +31,20 @@ class Network:
     real: LoadedModel
     change: Callable[[NetworkOutput], NetworkOutput]
     sizes: list[int] = dataclasses.field(default_factory=list)
+    threads_per_session: int = 1
+    threads_alone: int = 2
 
-    def infer(self, images: NDArray[np.uint8]) -> NetworkOutput:
+    def infer(self, images: NDArray[np.uint8], *, alone: bool) -> NetworkOutput:
         self.sizes.append(len(images))
-        return self.change(self.real.engine.infer(images))
+        return self.change(self.real.engine.infer(images, alone=alone))
 
 
 def changed(model: LoadedModel, change: Callable[[NetworkOutput], NetworkOutput]) -> LoadedModel:
     return dataclasses.replace(model, engine=Network(model, change))  # type: ignore[arg-type]
+
+
+def never() -> bool:
+    return False
 
 
 def submission(model: LoadedModel, body: bytes) -> Submission:
@@ -48,9 +54,9 @@ def submission(model: LoadedModel, body: bytes) -> Submission:
 def test_one_bad_picture_among_eight_gives_seven_right_answers(model: LoadedModel) -> None:
     """The bad one gets its own error; the others what they get alone."""
     files = [encoded(lesion_picture(200, 150, seed)) for seed in range(8)]
-    alone = [analyse_all([submission(model, file)], PIXEL_LIMIT)[0] for file in files]
+    alone = [analyse_all([submission(model, file)], PIXEL_LIMIT, never)[0] for file in files]
     files[3] = files[3][:400]
-    together = analyse_all([submission(model, file) for file in files], PIXEL_LIMIT)
+    together = analyse_all([submission(model, file) for file in files], PIXEL_LIMIT, never)
     assert isinstance(together[3], InvalidImageError)
     for number in {*range(8)} - {3}:
         one, many = alone[number], together[number]
@@ -68,7 +74,7 @@ def test_a_batch_never_mixes_models(model: LoadedModel) -> None:
 
     other = changed(model, flipped)
     file = encoded(lesion_picture(200, 150))
-    outcomes = analyse_all([submission(which, file) for which in (model, other, model, other)], PIXEL_LIMIT)
+    outcomes = analyse_all([submission(which, file) for which in (model, other, model, other)], PIXEL_LIMIT, never)
     shown = [list(o.reading.result.probabilities.values()) for o in outcomes if isinstance(o, Analysis)]
     assert shown[0] == shown[2] == shown[1][::-1] == shown[3][::-1]
     assert other.engine.sizes == [2]  # type: ignore[attr-defined]
@@ -99,7 +105,7 @@ def test_an_answer_that_cannot_be_is_none(model: LoadedModel, change: Callable[[
     """Probabilities that are none, a score or a map that cannot be: that picture fails, its neighbours do not."""
     files = [encoded(lesion_picture(200, 150, seed)) for seed in range(3)]
     spoilt = changed(model, change)
-    outcomes = analyse_all([submission(spoilt, file) for file in files], PIXEL_LIMIT)
+    outcomes = analyse_all([submission(spoilt, file) for file in files], PIXEL_LIMIT, never)
     assert [type(outcome) for outcome in outcomes] == [Analysis, InferenceFailedError, Analysis]
 
 
@@ -111,9 +117,24 @@ def test_a_failing_network_fails_the_batch(model: LoadedModel) -> None:
 
     waiting = submission(changed(model, broken), encoded(lesion_picture(200, 150)))
     with pytest.raises(RuntimeError, match="bad weights"):
-        analyse_all([waiting], PIXEL_LIMIT)
+        analyse_all([waiting], PIXEL_LIMIT, never)
     assert waiting.decoded is not None
     assert waiting.body == b""
+
+
+@pytest.mark.parametrize(("alone", "threads"), [(True, 2), (False, 1)])
+def test_the_network_has_every_core_when_there_is_no_other_work(model: LoadedModel, alone: bool, threads: int) -> None:
+    """The worker asks once the picture is decoded: somebody may have come meanwhile."""
+    waiting = submission(changed(model, lambda output: output), encoded(lesion_picture(200, 150)))
+    asked: list[bool] = []
+
+    def is_alone() -> bool:
+        asked.append(waiting.decoded is not None)
+        return alone
+
+    (found,) = analyse_all([waiting], PIXEL_LIMIT, is_alone)
+    assert isinstance(found, Analysis)
+    assert (found.inference_threads, asked) == (threads, [True])
 
 
 def test_too_few_answers_fail_the_batch(model: LoadedModel) -> None:
@@ -125,7 +146,7 @@ def test_too_few_answers_fail_the_batch(model: LoadedModel) -> None:
     spoilt = changed(model, one_less)
     file = encoded(lesion_picture(200, 150))
     with pytest.raises(ValueError, match="1 answers to 2 pictures"):
-        analyse_all([submission(spoilt, file), submission(spoilt, file)], PIXEL_LIMIT)
+        analyse_all([submission(spoilt, file), submission(spoilt, file)], PIXEL_LIMIT, never)
 
 
 def test_the_slow_lane_leaves_only_the_tensor(model: LoadedModel) -> None:

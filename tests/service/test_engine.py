@@ -54,6 +54,31 @@ def test_threads_and_workers_change_no_answer(tmp_path: Path, threads: int, work
         assert np.allclose(output.in_distribution, images.mean(axis=(1, 2, 3)) / 255, atol=1e-4)
 
 
+def test_a_lone_picture_gets_more_threads_and_the_same_bits(tmp_path: Path) -> None:
+    """Whoever says that there is no other work is answered by a session of its own."""
+    version = publish(tmp_path, {"fp32": graph(slow=True)}).verify("lesion7", "production")
+    engine = Engine(version, "fp32", threads_alone=2)
+    assert (engine.threads_per_session, engine.threads_alone) == (1, 2)
+    images = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
+    assert engine.infer(images, alone=True).equals(engine.infer(images))
+
+
+def test_more_threads_that_change_an_answer_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer does not depend on how busy the service was."""
+    monkeypatch.setattr(NetworkOutput, "equals", lambda *_: False)
+    version = publish(tmp_path, {"fp32": PLAIN}).verify("lesion7", "production")
+    assert Engine(version, "fp32", threads_alone=2).threads_alone == 1
+
+
+@pytest.mark.parametrize("output", ["probabilities", "class_maps", "in_distribution"])
+def test_outputs_are_equal_when_every_bit_is(output: str) -> None:
+    """The last bit of any output makes them differ."""
+    one, other = (NetworkOutput(np.ones((1, 7)), np.ones((1, 7, 2, 2)), np.ones(1)) for _ in range(2))
+    assert one.equals(other)
+    vars(other)[output].flat[0] = np.nextafter(1.0, 2.0)
+    assert not one.equals(other)
+
+
 def test_a_session_that_fails_is_free_for_the_next_caller(tmp_path: Path) -> None:
     """Pictures that the graph refuses cost no session."""
     engine = Engine(publish(tmp_path, {"fp32": PLAIN}).verify("lesion7", "production"), "fp32", 2, 1)

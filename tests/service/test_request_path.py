@@ -129,6 +129,22 @@ async def test_predicted_is_held_against_actual(inside: Inside, client: httpx.As
     assert inside.metric("dermserve_finish_prediction_ratio_count") == 1
 
 
+async def test_a_picture_is_alone_until_another_one_comes(inside: Inside, gate: threading.Event) -> None:
+    """Whether it waits in the line or in the slow lane: then the network no longer gets every core."""
+    first, _, _ = inside.call(body(SMALL))
+    await until(lambda: inside.lanes.line.running == 1)
+    assert inside.lanes.one_batch_in_work
+    large, _, _ = inside.call(body(encoded(lesion_picture(2000, 1500), "PNG")))
+    await until(lambda: inside.lanes.slow.running == 1)
+    assert not inside.lanes.one_batch_in_work
+    second, _, _ = inside.call(body(SMALL))
+    await until(lambda: inside.lanes.line.waiting == 1)
+    assert not inside.lanes.one_batch_in_work
+    gate.set()
+    await asyncio.gather(first, large, second)
+    assert not inside.lanes.one_batch_in_work
+
+
 async def test_a_caller_who_leaves_while_uploading_frees_the_bytes(inside: Inside) -> None:
     """Nothing is held any more; the departure is counted."""
     running, _, receiving = inside.call(body(SMALL[:1000], more=True))

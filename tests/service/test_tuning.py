@@ -53,6 +53,14 @@ def test_of_equals_the_one_that_answers_soonest_wins() -> None:
     assert choose([FASTER, replace(two_threads, pictures_per_second=189.0)], {}, ()).threads_per_session == 1
 
 
+def test_a_lone_picture_gets_the_threads_that_answer_it_soonest() -> None:
+    """Of the same variant, and only where they answer it a tenth sooner."""
+    two_threads = Measured("int8", 2, 1, 1, 0.005, 150.0, 0.0108, rounds=3)
+    assert choose([FASTER, two_threads], {}, ()).threads_alone == 2
+    assert choose([FASTER, replace(two_threads, alone_seconds=0.0109)], {}, ()).threads_alone == 1
+    assert choose([FASTER, replace(two_threads, variant="fp32")], {}, ()).threads_alone == 1
+
+
 def test_a_candidate_is_as_good_as_its_best_batch_size() -> None:
     """Rate and gain are those of the best size; seconds stand by size."""
     pair = replace(SLOWER, batch_size=2, inference_seconds=0.02, pictures_per_second=210.0)

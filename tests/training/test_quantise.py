@@ -37,6 +37,7 @@ def graph() -> bytes:
     torch.manual_seed(0)
     network = pretrained("lite0", 7, dropout=0.0, drop_path=0.0).eval()
     torch.nn.init.normal_(network.fc.weight, std=0.1)
+    network.mirror = True
     return export_onnx(network, FLAT, GateHead.placeholder(), 64)
 
 
@@ -58,7 +59,7 @@ def test_weights_are_eight_bits_and_the_answers_float(graph: bytes, int8: bytes)
     """Every convolution but the last layer has int8 weights with a scale per channel; the file is small."""
     model = onnx.load_from_string(int8)
     integers = [i for i in model.graph.initializer if i.data_type == onnx.TensorProto.INT8 and len(i.dims) == 4]
-    assert len(integers) == 49
+    assert len(integers) == 49 + 1, "the first convolution stands there once for each view"
     last = next(node for node in model.graph.node if "class_maps" in node.output)
     weights = next(i for i in model.graph.initializer if i.name == last.input[1])
     assert weights.data_type == onnx.TensorProto.FLOAT
@@ -66,17 +67,32 @@ def test_weights_are_eight_bits_and_the_answers_float(graph: bytes, int8: bytes)
 
 
 def test_bytes_enter_as_they_are(int8: bytes) -> None:
-    """Nothing stands between the picture's layout and the first convolution; its bytes mean what they meant."""
+    """Nothing stands between the views' layout and the first convolution; their bytes mean what they meant."""
     model = onnx.load_from_string(int8)
-    made_by = {output: node.op_type for node in model.graph.node for output in node.output}
-    (entrance,) = (
-        node
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and made_by.get(node.input[0]) == "Transpose"
-    )
-    assert {user.op_type for user in model.graph.node if entrance.output[0] in user.input} == {"Conv"}
+    used_by = {name: node for node in reversed(model.graph.node) for name in node.input}
     stored = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
-    assert [stored[name].item() for name in entrance.input[1:3]] == [1 / 128, 127]
+    for view in ("stem_plain", "stem_mirrored"):
+        path = [node := next(n for n in model.graph.node if n.op_type == "Transpose" and n.input[0] == view)]
+        path += [node := used_by[node.output[0]] for _ in range(3)]
+        assert [node.op_type for node in path] == ["Transpose", "DequantizeLinear", "Conv", "QuantizeLinear"]
+        assert [stored[name].item() for name in path[1].input[1:3]] == [1 / 128, 127]
+
+
+def test_the_folded_stem_changes_no_answer(graph: bytes, int8: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All four outputs have the bits that they have without folding, for one picture and for many."""
+    monkeypatch.setattr("training.quantise.fold_stem", lambda graph: None)
+    unfolded = quantise(graph, images(1, 16))
+    assert unfolded != int8
+    before, after = OnnxClassifier(unfolded, threads=1), OnnxClassifier(int8, threads=1)
+    for pictures in (images(4, 1) // 2, images(5) // 2):  # dark: what that is for says test_stem.py
+        expected, found = before.outputs(pictures), after.outputs(pictures)
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_no_number_is_left_over(int8: bytes) -> None:
+    """Every constant of the file is used: ONNX Runtime has nothing to warn about."""
+    graph = onnx.load_from_string(int8).graph
+    assert {tensor.name for tensor in graph.initializer} <= {name for node in graph.node for name in node.input}
 
 
 def test_biases_take_back_what_rounding_shifts(graph: bytes) -> None:
