@@ -42,8 +42,6 @@ _DESCRIPTION = (
 )
 _NOTHING_MEASURED = {1: 0.01}  # without a model nothing is admitted, so nothing is predicted from it
 _LAG_INTERVAL_SECONDS = 0.1
-# A worker that computes in Python gives the interpreter up after this: the event loop never waits long for it.
-_SWITCH_SECONDS = 0.001
 _WORKER_NICENESS = 10  # about a ninth of the event loop's share of a contended core
 _IDLE_NICENESS = 19  # about an eighth of a worker's
 

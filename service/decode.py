@@ -65,6 +65,8 @@ def _opened(body: bytes, pixel_limit: int) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(body), formats=[header.image_format]) as image:
             _check_opened(image, header)
+            # Its decoder gets the file in one piece, not 64 kB at a time with the interpreter's lock taken in between.
+            image.decodermaxblock = max(image.decodermaxblock, len(body))
             yield image
     except ServiceError:
         raise
