@@ -36,10 +36,10 @@ def engine_beside(version: ModelVersion, running: Choice, known: Choice | None) 
     for variant, reason in refused.items():
         log(logging.WARNING, f"{variant} refused, {engine.variant} serves", reason=reason)
     if known and _same_threads(known, running) and known.variant == engine.variant:
-        return engine, replace(known, cached=True, refused={**known.refused, **refused})
-    measured = _measured(version, engine, running)
-    chosen = choose([measured], refused, running.set_by_hand)
-    return engine, replace(chosen, quick=True, threads_alone=engine.threads_alone)
+        choice = replace(known, cached=True, refused={**known.refused, **refused})
+    else:
+        choice = replace(choose([_measured(version, engine, running)], refused, running.set_by_hand), quick=True)
+    return engine, replace(choice, threads_alone=engine.threads_alone)
 
 
 def _in_order(first: VariantName, version: ModelVersion) -> list[VariantName]:

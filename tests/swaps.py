@@ -217,7 +217,7 @@ async def _probing(
 
 def _rate(plan: Plan, service: RunningService) -> float:
     """The load beside the probes, by the load test's own measure of capacity."""
-    told = _loadtests("capacity", "--url", service.url)
+    told = loadtest("capacity", "--url", service.url)
     capacity = re.search(r"([0-9.]+) answers/s", told.stdout)
     assert capacity, told.stdout + told.stderr
     return max(1.0, plan.share * float(capacity[1]) - _PROBES_PER_SECOND)
@@ -239,7 +239,8 @@ def _load(plan: Plan, rate: float, service: RunningService, folder: Path, found:
     found.load_failed = generator.returncode != 0
 
 
-def _loadtests(*words: str) -> "subprocess.CompletedProcess[str]":
+def loadtest(*words: str) -> "subprocess.CompletedProcess[str]":
+    """A whole run of one of the load test's commands."""
     command = [sys.executable, "-m", "loadtests", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
