@@ -41,6 +41,8 @@ _DESCRIPTION = (
     "memory, never stored, never sent on. "
     "Research software, not a medical device: every answer is preliminary until a doctor decides."
 )
+# A worker that gets free need not wait for the event loop: 1.03 times the answers of eight callers on two cores.
+_BATCHES_AHEAD = 1
 # FastAPI's own OpenTelemetry would hand paths and queries to whatever exporter another package sets up: nothing leaves
 # here. It also asks at each request whether there is one, a tenth of what a refusal costs.
 _NO_TRACES: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
@@ -179,6 +181,7 @@ def _lanes(
             workers=workers,
             batch_limit=lambda: times.best_batch_size(settings.max_batch_size),
             queue_limit=settings.max_queue_size,
+            ahead=_BATCHES_AHEAD,
         ),
         slow=Batcher(
             partial(decode_all, pixel_limit=settings.pixel_limit_pixels),

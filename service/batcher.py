@@ -41,8 +41,8 @@ class BatchObserver(Protocol):
     def queue_changed(self, length: int) -> None:
         """`length` items wait."""
 
-    def batch_started(self, size: int) -> None:
-        """A batch of `size` items goes to a worker."""
+    def batch_ran(self, size: int) -> None:
+        """A worker computed `size` items together."""
 
     def batch_failed(self) -> None:
         """A whole batch failed; its halves are tried next."""
@@ -69,13 +69,20 @@ class _Job(Generic[Item, Result]):
     urgency: tuple[float, int]  # deadline, then order of arrival
     arrived_at: float
     answer: asyncio.Future[Answered[Result]]
-    queue_seconds: float = 0.0
+    queue_seconds: float | None = None  # None until a worker has it
+    left_in_time: bool = False
+
+
+# What a worker computed, and the outcome of each.
+_Computed = tuple[list[_Job[Item, Result]], list[Result | Exception]]
 
 
 class Batcher(Generic[Item, Result]):
     """Up to `workers` batches run in `executor` at once; `batch_limit` tells the largest batch at present.
 
-    `executor` must have a thread for each of the `workers`. Everything else happens in the event loop of the callers.
+    `executor` must have as many threads as there are `workers`. Full batches are handed to it ahead of time, up to
+    `ahead` of them: a thread that gets free takes the next one without waiting for the event loop, and only there it is
+    seen who still waits for it. Everything else happens in the event loop of the callers.
     """
 
     def __init__(
@@ -87,10 +94,12 @@ class Batcher(Generic[Item, Result]):
         workers: int,
         batch_limit: Callable[[], int],
         queue_limit: int,
+        ahead: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._work, self._executor, self._observer, self._clock = work, executor, observer, clock
         self._workers, self._batch_limit, self._queue_limit = workers, batch_limit, queue_limit
+        self._ahead = ahead
         # Sorted by urgency. A list, not a heap: whoever leaves is found by bisection and frees its place at once.
         self._queue: list[_Job[Item, Result]] = []
         self._arrivals = itertools.count()
@@ -104,7 +113,7 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def running(self) -> int:
-        """Workers that are busy, each with one batch."""
+        """Batches that the workers have, those handed over ahead among them."""
         return self._running
 
     async def submit(self, item: Item, deadline: float) -> Answered[Result]:
@@ -132,20 +141,25 @@ class Batcher(Generic[Item, Result]):
 
     def _leave(self, job: _Job[Item, Result]) -> None:
         """Free the place of a caller who left, if it has still one."""
-        expired = self._clock() >= job.urgency[0]  # a caller whose own timer runs out at the deadline leaves, too
+        job.left_in_time = self._clock() < job.urgency[0]  # a caller whose own timer runs out leaves, too
         place = bisect.bisect_left(self._queue, job.urgency, key=_URGENCY)
         if place < len(self._queue) and self._queue[place] is job:
             del self._queue[place]
-            self._observer.dropped("expired" if expired else "departed")
+            self._drop(job)
             self._observer.queue_changed(len(self._queue))
-        elif not expired:
-            self._observer.left_in_work()
+
+    def _drop(self, job: _Job[Item, Result]) -> None:
+        """Count one that was spared work."""
+        self._observer.dropped("departed" if job.left_in_time else "expired")
 
     def _dispatch(self) -> None:
         """Give what waits to the free workers."""
-        while self._queue and self._running < self._workers:
+        while self._queue and self._running < self._workers + self._ahead:
+            limit = self._batch_limit()
+            if self._running >= self._workers and len(self._queue) < limit:
+                break  # no worker is free, and while it waits this batch may still grow
             # No more than a fair share of what waits: a worker that is free next must not find the queue empty.
-            batch = self._take(max(1, min(self._batch_limit(), math.ceil(len(self._queue) / self._workers))))
+            batch = self._take(max(1, min(limit, math.ceil(len(self._queue) / self._workers))))
             if batch:
                 self._running += 1
                 self._run_next([batch])
@@ -161,21 +175,22 @@ class Batcher(Generic[Item, Result]):
         batch: list[_Job[Item, Result]] = []
         while self._queue and len(batch) < size:
             job = self._queue.pop(0)
-            job.queue_seconds = now - job.arrived_at
             if self._is_wanted(job, now):
                 batch.append(job)
         return batch
 
     def _is_wanted(self, job: _Job[Item, Result], now: float) -> bool:
         """Whether work on it still has a use; a caller whose deadline passed is told so."""
-        if job.answer.done():
-            self._observer.dropped("departed")
-            return False
-        if now >= job.urgency[0]:
+        if self._has_use(job, now):
+            return True
+        if not job.answer.done():
             job.answer.set_exception(DeadlineExceededError("it waited too long for a worker"))
-            self._observer.dropped("expired")
-            return False
-        return True
+        self._drop(job)
+        return False
+
+    def _has_use(self, job: _Job[Item, Result], now: float) -> bool:
+        """The same, changing nothing: a worker may ask."""
+        return now < job.urgency[0] and not job.answer.done()
 
     def _run_next(self, batches: list[list[_Job[Item, Result]]]) -> None:
         """Start the last of the `batches` that one worker has before it; without any the worker is free."""
@@ -184,9 +199,8 @@ class Batcher(Generic[Item, Result]):
             batch = [job for job in batches.pop() if self._is_wanted(job, now)]
             if not batch:
                 continue
-            self._observer.batch_started(len(batch))
             try:
-                future = self._executor.submit(self._outcomes, tuple(job.item for job in batch))
+                future = self._executor.submit(self._compute, batch)
             except RuntimeError as error:  # it was shut down, or the system gives no more threads
                 self._fail(batch, error)
                 continue
@@ -195,24 +209,29 @@ class Batcher(Generic[Item, Result]):
             return
         self._running -= 1
 
-    def _outcomes(self, items: tuple[Item, ...]) -> list[Result | Exception]:
-        """In the worker thread: as many outcomes as items, or the whole batch fails."""
-        outcomes = list(self._work(items))
-        if len(outcomes) != len(items):
-            raise ValueError(f"{len(outcomes)} outcomes of {len(items)} items")
-        return outcomes
+    def _compute(self, batch: list[_Job[Item, Result]]) -> _Computed[Item, Result]:
+        """In the worker thread: those of the batch whose callers still wait, with as many outcomes."""
+        now = self._clock()
+        wanted = [job for job in batch if self._has_use(job, now)]
+        for job in wanted:
+            if job.queue_seconds is None:
+                job.queue_seconds = now - job.arrived_at
+        outcomes = list(self._work(tuple(job.item for job in wanted))) if wanted else []
+        if len(outcomes) != len(wanted):
+            raise ValueError(f"{len(outcomes)} outcomes of {len(wanted)} items")
+        return wanted, outcomes
 
     def _finished(
         self,
         batch: list[_Job[Item, Result]],
         batches: list[list[_Job[Item, Result]]],
-        future: Future[list[Result | Exception]],
+        future: Future[_Computed[Item, Result]],
     ) -> None:
         """Back in the event loop: answer the callers and go on."""
         # BaseException: what a library raises to end its thread must not leave the callers without an answer.
         error = CancelledError() if future.cancelled() else future.exception()
         if error is None:
-            self._deliver(batch, future.result())
+            self._settle(batch, *future.result())
         elif len(batch) == 1:
             self._fail(batch, error)
         else:  # one bad item must not fail its neighbours: halve until it stands alone
@@ -223,18 +242,34 @@ class Batcher(Generic[Item, Result]):
         self._run_next(batches)
         self._dispatch()
 
+    def _settle(
+        self,
+        batch: list[_Job[Item, Result]],
+        computed: list[_Job[Item, Result]],
+        outcomes: list[Result | Exception],
+    ) -> None:
+        """Every job of the batch has its end, those too that the worker found unwanted."""
+        if computed:
+            self._observer.batch_ran(len(computed))
+        self._deliver(computed, outcomes)
+        now = self._clock()
+        for job in batch:
+            if job not in computed:
+                self._is_wanted(job, now)  # it is not: its caller is told
+
     def _deliver(self, batch: list[_Job[Item, Result]], outcomes: list[Result | Exception]) -> None:
         """Answer each caller who is still there with its own outcome."""
         for job, outcome in zip(batch, outcomes, strict=True):
-            if job.answer.done():
-                continue  # the caller left while the batch ran
-            if isinstance(outcome, ServiceError):
+            if job.answer.done():  # the caller left while the batch ran
+                if job.left_in_time:
+                    self._observer.left_in_work()
+            elif isinstance(outcome, ServiceError):
                 job.answer.set_exception(outcome)
             elif isinstance(outcome, BaseException):
                 log(logging.ERROR, "item failed", exc_info=outcome)
                 job.answer.set_exception(InferenceFailedError("the analysis failed"))
             else:
-                job.answer.set_result(Answered(outcome, job.queue_seconds, len(batch)))
+                job.answer.set_result(Answered(outcome, job.queue_seconds or 0.0, len(batch)))
 
     def _fail(self, batch: list[_Job[Item, Result]], error: BaseException) -> None:
         """No way is left to compute these."""

@@ -213,7 +213,7 @@ class _Lane:
     def queue_changed(self, length: int) -> None:
         self._length.set(length)
 
-    def batch_started(self, size: int) -> None:
+    def batch_ran(self, size: int) -> None:
         """The slow lane's single pictures are counted when they come to the network."""
 
     def batch_failed(self) -> None:
@@ -235,7 +235,7 @@ class _Line(_Lane):
         super().__init__(length, dropped, left_in_work)
         self._sizes, self._failures = sizes, failures
 
-    def batch_started(self, size: int) -> None:
+    def batch_ran(self, size: int) -> None:
         self._sizes.observe(size)
 
     def batch_failed(self) -> None:

@@ -32,7 +32,7 @@ class RecordingObserver:
     def queue_changed(self, length: int) -> None:
         self.lengths.append(length)
 
-    def batch_started(self, size: int) -> None:
+    def batch_ran(self, size: int) -> None:
         self.sizes.append(size)
 
     def batch_failed(self) -> None:
@@ -153,6 +153,47 @@ async def test_earliest_deadline_first(threads: ThreadPoolExecutor) -> None:
     gate.opened.set()
     await asyncio.gather(*tasks)
     assert gate.seen == [0, 2, 4, 3, 1]
+
+
+async def test_a_free_thread_does_not_wait_for_the_event_loop(threads: ThreadPoolExecutor) -> None:
+    """A full batch that was handed over ahead is computed while the loop is busy; the next one waits for the loop."""
+    with ThreadPoolExecutor(1) as thread:
+        gate, done = Gate(), threading.Event()
+        subject = batcher(gate, thread, batch_limit=lambda: 2, ahead=1)
+        tasks = await started(*(subject.submit(n, FAR) for n in range(5)))
+        assert (subject.running, subject.waiting) == (2, 2)
+        thread.submit(done.set)  # after what was handed over
+        gate.opened.set()
+        assert done.wait(30)
+        assert gate.seen == [0, 1, 2]
+        assert await outcomes(tasks) == [0, 10, 20, 30, 40]
+
+
+async def test_a_batch_that_may_grow_is_not_handed_over_ahead(threads: ThreadPoolExecutor) -> None:
+    """While no thread is free anyway, what waits may get company."""
+    gate = Gate()
+    subject = batcher(gate, threads, batch_limit=lambda: 2, ahead=1)
+    tasks = await started(*(subject.submit(n, FAR) for n in range(2)))
+    assert (subject.running, subject.waiting) == (1, 1)
+    gate.opened.set()
+    assert await outcomes(tasks) == [0, 10]
+
+
+async def test_who_leaves_after_the_handing_over_is_spared_work() -> None:
+    """The thread that begins a batch looks who is still there, and who is in time."""
+    observer, gate, now = RecordingObserver(), Gate(), [0.0]
+    with ThreadPoolExecutor(1) as thread:
+        subject = batcher(gate, thread, observer, batch_limit=lambda: 1, ahead=3, clock=lambda: now[0])
+        tasks = await started(*(subject.submit(n, deadline) for n, deadline in ((0, 9), (1, FAR), (2, 9), (3, FAR))))
+        assert subject.waiting == 0
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+        now[0] = 9
+        gate.opened.set()
+        told = await outcomes(tasks)
+    assert told == [0, asyncio.CancelledError, DeadlineExceededError, 30]
+    assert gate.seen == [0, 3]
+    assert observer.drops == {"departed": 1, "expired": 1}
 
 
 async def test_one_bad_item_costs_only_itself(threads: ThreadPoolExecutor) -> None:

@@ -130,7 +130,7 @@ async def test_predicted_is_held_against_actual(inside: Inside, client: httpx.As
 
 
 async def test_a_picture_is_alone_until_another_one_comes(inside: Inside, gate: threading.Event) -> None:
-    """Whether it waits in the line or in the slow lane: then the network no longer gets every core."""
+    """Whether it waits for a worker or in the slow lane: then the network no longer gets every core."""
     first, _, _ = inside.call(body(SMALL))
     await until(lambda: inside.lanes.line.running == 1)
     assert inside.lanes.one_batch_in_work
@@ -138,7 +138,7 @@ async def test_a_picture_is_alone_until_another_one_comes(inside: Inside, gate: 
     await until(lambda: inside.lanes.slow.running == 1)
     assert not inside.lanes.one_batch_in_work
     second, _, _ = inside.call(body(SMALL))
-    await until(lambda: inside.lanes.line.waiting == 1)
+    await until(lambda: inside.lanes.line.running == 2)  # handed over ahead
     assert not inside.lanes.one_batch_in_work
     gate.set()
     await asyncio.gather(first, large, second)
@@ -156,19 +156,21 @@ async def test_a_caller_who_leaves_while_uploading_frees_the_bytes(inside: Insid
 
 
 async def test_a_caller_who_leaves_the_line_frees_the_place(inside: Inside, gate: threading.Event) -> None:
-    """Before a worker takes the picture: it never reaches one."""
+    """Before a worker takes the picture: it never reaches one. So it is where it was handed over ahead."""
     first, _, _ = inside.call(body(SMALL))
     await until(lambda: inside.lanes.line.running == 1)
-    second, _, receiving = inside.call(body(SMALL))
-    await until(lambda: inside.lanes.line.waiting == 1)
-    receiving.put_nowait(GONE)
-    await second
+    leaving = [inside.call(body(SMALL)) for _ in range(2)]
+    await until(lambda: (inside.lanes.line.running, inside.lanes.line.waiting) == (2, 1))
+    for running, _, receiving in leaving:
+        receiving.put_nowait(GONE)
+        await running
     assert inside.lanes.line.waiting == 0
     gate.set()
     await first
+    await until(lambda: inside.lanes.line.running == 0)
     assert inside.holds_nothing
     assert inside.metric("dermserve_batch_size_sum") == 1
-    assert inside.metric("dermserve_dropped_total", reason="departed") == 1
+    assert inside.metric("dermserve_dropped_total", reason="departed") == 2
 
 
 async def test_a_caller_who_leaves_a_worker_frees_the_rest(inside: Inside, gate: threading.Event) -> None:

@@ -36,7 +36,7 @@ class LastInFirstOut(Batcher[Any, Any]):
 class WorksOnExpired(Batcher[Any, Any]):
     """Never looks at a deadline."""
 
-    def _is_wanted(self, job: Any, now: float) -> bool:
+    def _has_use(self, job: Any, now: float) -> bool:
         return not job.answer.done()
 
 
@@ -45,8 +45,15 @@ class WorksOnDeparted(Batcher[Any, Any]):
 
     def _leave(self, job: Any) -> None: ...
 
-    def _is_wanted(self, job: Any, now: float) -> bool:
-        return job.answer.done() or super()._is_wanted(job, now)
+    def _has_use(self, job: Any, now: float) -> bool:
+        return job.answer.done() or super()._has_use(job, now)
+
+
+class WorksOnDepartedAhead(Batcher[Any, Any]):
+    """Looks at who is still there when a batch is handed over, not when a worker begins it."""
+
+    def _compute(self, batch: Jobs) -> Any:
+        return batch, list(self._work(tuple(job.item for job in batch)))
 
 
 class SwapsResults(Batcher[Any, Any]):
@@ -63,21 +70,24 @@ class FailsNeighbours(Batcher[Any, Any]):
         if future.cancelled() or future.exception():
             self._fail(batch, RuntimeError("somebody in the batch is bad"))
             future = Future()
-            future.set_result([None] * len(batch))
+            future.set_result((batch, [None] * len(batch)))
         super()._finished(batch, batches, future)
 
 
 class ComputesAgain(Batcher[Any, Any]):
     """Retries a failed batch as a whole once more, with those that succeeded meanwhile."""
 
+    _again = False
+
     def _finished(self, batch: Jobs, batches: list[Jobs], future: "Future[Any]") -> None:
         failed = future.cancelled() or future.exception()
         super()._finished(batch, batches, future)
-        if failed and len(batch) > 1:
+        if failed and len(batch) > 1 and not self._again:
+            self._again = True
             batches.insert(0, batch)
 
-    def _is_wanted(self, job: Any, now: float) -> bool:
-        return (job.answer.done() and not job.answer.cancelled()) or super()._is_wanted(job, now)
+    def _has_use(self, job: Any, now: float) -> bool:
+        return (job.answer.done() and not job.answer.cancelled()) or super()._has_use(job, now)
 
 
 class LosesWorkers(Batcher[Any, Any]):

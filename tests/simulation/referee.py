@@ -29,7 +29,8 @@ class Referee:
         self.story: list[tuple[float, str, object]] = []
         self.batch_limit = 1  # the one that the batcher was told last
         self._accepted: dict[int, Caller] = {}
-        self._urgency: dict[int, tuple[float, int]] = {}  # of those who wait
+        self._urgency: dict[int, tuple[float, int]] = {}  # of those who wait in the queue
+        self._handed: set[int] = set()  # to the executor, and not begun yet
         self._taken: dict[int, tuple[float, int]] = {}  # when first, and in a batch of how many last
         self._working: set[int] = set()
         self._computed: set[int] = set()
@@ -58,15 +59,30 @@ class Referee:
             place = "at the door"
         elif number in self._urgency:
             place = "queued"
+        elif number in self._handed:
+            place = "handed over"
         else:
             place = "running" if number in self._working else "as its outcome comes"
         self.note(f"departs {place}", number)
         self._departed.add(number)
 
+    def hands_over(self, numbers: Sequence[int], *, ahead: bool) -> None:
+        """These items go to the executor; `ahead` of time, if all its threads are busy."""
+        if numbers[0] in self._urgency:
+            self.note("hands over ahead" if ahead else "hands over", numbers)
+            if ahead and len(self._urgency) < self.batch_limit:
+                self.violation("a batch that may still grow is not handed over ahead", numbers)
+            self._check_order(numbers, self._clock())
+        elif not all(number in self._taken for number in numbers):
+            self.violation("a retry takes nothing new", numbers)
+        for number in numbers:
+            self._urgency.pop(number, None)
+        self._handed.update(numbers)
+
     def takes(self, numbers: Sequence[int], running: int) -> None:
         """These items reached `work`, one job of `running`."""
         now = self._clock()
-        self.note("takes" if numbers[0] in self._urgency else "retries", numbers)
+        self.note("retries" if numbers[0] in self._taken else "takes", numbers)
         if running > self.schedule.workers:
             self.violation("never more batches at once than workers", running)
         if not self._departed.isdisjoint(numbers):
@@ -75,12 +91,10 @@ class Referee:
             self.violation("no work for what expired", numbers)
         if not self._computed.isdisjoint(numbers) or not self._working.isdisjoint(numbers):
             self.violation("nothing is computed twice", numbers)
-        if numbers[0] in self._urgency:
-            self._check_order(numbers, now)
-        elif not all(number in self._taken for number in numbers):
-            self.violation("a retry takes nothing new", numbers)
+        if not self._handed.issuperset(numbers):
+            self.violation("a worker takes what it was handed", numbers)
+        self._handed.difference_update(numbers)
         for number in numbers:
-            self._urgency.pop(number, None)
             self._taken[number] = (self._taken.get(number, (now,))[0], len(numbers))
         self._working.update(numbers)
 
@@ -97,12 +111,13 @@ class Referee:
     def executor_refuses(self, numbers: Sequence[int]) -> None:
         """These cannot be worked on; each may be told so."""
         self.note("executor refuses", numbers)
-        self._working.difference_update(numbers)
+        self._handed.difference_update(numbers)
         self._failed_alone.update(numbers)
 
     def ended(self, caller: Caller, outcome: Outcome) -> None:
         """The caller has its answer."""
         self._urgency.pop(caller.number, None)
+        self._handed.discard(caller.number)
         kind = "answered" if isinstance(outcome, Answered) else type(outcome).__name__
         self.note(f"ends: {kind}", caller.number)
         if not self._may_end(caller, outcome):

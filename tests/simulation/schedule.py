@@ -50,6 +50,7 @@ class Schedule:
 
     callers: Sequence[Caller]
     workers: int
+    ahead: int  # batches that the executor may hold beyond those it works on
     queue_limit: int
     batch_limit_max: int
     slowness: int  # most seconds of an ordinary batch
@@ -85,6 +86,7 @@ def draw(dice: random.Random) -> Schedule:
     return Schedule(
         callers=[caller(number) for number in range(1 + int(share() ** 1.5 * 25))],
         workers=dice.choice((1, 1, 2, 4)),
+        ahead=dice.choice((0, 1, 1, 2)),
         queue_limit=dice.choice((2, 6, 1000, 1000)),
         batch_limit_max=dice.choice((1, 8, 16)),
         slowness=dice.choice((0, 3, 8)),

@@ -34,7 +34,7 @@ class SilentObserver:
 
     def queue_changed(self, length: int) -> None: ...
 
-    def batch_started(self, size: int) -> None: ...
+    def batch_ran(self, size: int) -> None: ...
 
     def batch_failed(self) -> None: ...
 
@@ -51,7 +51,7 @@ class Simulation:
         self._schedule = draw(self._dice)
         self._loop = VirtualLoop(self._dice, self._before_time_passes)  # type: ignore[abstract]
         self.referee = Referee(self._schedule, self._loop.time)
-        self._executor = VirtualExecutor(self._loop, self._seconds, self._refuses)
+        self._executor = VirtualExecutor(self._loop, self._schedule.workers, self._seconds, self._refuses)
         self._engine_is_sound = False
         self._batcher = make_batcher(
             self._work,
@@ -60,6 +60,7 @@ class Simulation:
             workers=self._schedule.workers,
             batch_limit=self._batch_limit,
             queue_limit=self._schedule.queue_limit,
+            ahead=self._schedule.ahead,
             clock=self._loop.time,
         )
 
@@ -174,11 +175,11 @@ class Simulation:
         # The probes must not be over at once: they have to run side by side.
         return int(self._dice.random() * (self._schedule.slowness + 1)) + self._engine_is_sound
 
-    def _refuses(self, callers: Sequence[Caller]) -> bool:
+    def _refuses(self, jobs: Sequence[Any]) -> bool:
+        numbers = [job.item.number for job in jobs]
+        self.referee.hands_over(numbers, ahead=self._executor.busy)
         refuses = not self._engine_is_sound and self._dice.random() < self._schedule.refusal_share
         if refuses:
-            numbers = [caller.number for caller in callers]
-            self.referee.takes(numbers, self._executor.running + 1)
             self.referee.executor_refuses(numbers)
         return refuses
 

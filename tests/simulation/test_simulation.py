@@ -34,12 +34,15 @@ def test_no_schedule_breaks_a_promise() -> None:
 
 
 EVENTS = (
+    "hands over",
+    "hands over ahead",
     "takes",
     "retries",
     "hangs",
     "executor refuses",
     "departs at the door",
     "departs queued",
+    "departs handed over",
     "departs running",
     "departs as its outcome comes",
     "batch fails: poison",
@@ -73,6 +76,7 @@ def test_a_seed_always_gives_the_same_run() -> None:
         (mutants.LastInFirstOut, "earliest deadline first"),
         (mutants.WorksOnExpired, "no work for what expired"),
         (mutants.WorksOnDeparted, "no work for who departed"),
+        (mutants.WorksOnDepartedAhead, "no work for who departed"),
         (mutants.SwapsResults, "every caller gets its own outcome"),
         (mutants.FailsNeighbours, "every caller gets its own outcome"),
         (mutants.ComputesAgain, "nothing is computed twice"),

@@ -18,7 +18,10 @@ from typing import Any
 
 
 class StalledError(Exception):
-    """Nothing is left that could happen, and somebody still waits."""
+    """Somebody waits for what can never come: nothing is left that could happen, or time stands still."""
+
+
+_CALLBACKS_IN_A_MOMENT = 100_000  # many times what any schedule has
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
@@ -73,7 +76,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def _run_ready(self) -> None:
         ready = self._ready
-        while ready:
+        for _ in range(_CALLBACKS_IN_A_MOMENT):
+            if not ready:
+                return
             callback, arguments, context = ready.popleft()
             try:
                 if context is None:
@@ -82,6 +87,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                     context.run(callback, *arguments)
             except BaseException as error:
                 self.errors.append(error)
+        raise StalledError
 
     def _next_moment(self) -> None:
         if not self._moments:
@@ -93,37 +99,55 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
 
 class VirtualExecutor(Executor):
-    """Runs a job when it is submitted and tells its outcome `seconds()` of virtual time later.
+    """Runs a job when one of its `threads` is free and tells the outcome `seconds()` of virtual time later.
 
     `refuses`, called with a job's arguments, decides whether it is refused, as by an executor that was shut down.
     """
 
-    def __init__(self, loop: VirtualLoop, seconds: Callable[[], float], refuses: Callable[..., bool]) -> None:
-        self._loop, self._seconds, self._refuses = loop, seconds, refuses
+    def __init__(
+        self, loop: VirtualLoop, threads: int, seconds: Callable[[], float], refuses: Callable[..., bool]
+    ) -> None:
+        self._loop, self._threads, self._seconds, self._refuses = loop, threads, seconds, refuses
+        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self.running = 0
         # A job may set these for itself: what happens when its time is over, and whether it is then seen as cancelled.
         self.at_end: Callable[[], None] | None = None
         self.cancelled = False
 
     def submit(self, work: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
-        """Begin a job. Raises RuntimeError where it is refused."""
+        """Begin a job, or let it wait for a thread. Raises RuntimeError where it is refused."""
         if self._refuses(*arguments, **options):
             raise RuntimeError("cannot schedule new futures after shutdown")
         future: Future[Any] = Future()
+        self._waiting.append((future, partial(work, *arguments, **options)))
+        self._begin()
+        return future
+
+    @property
+    def busy(self) -> bool:
+        """Whether the next job will have to wait."""
+        return self.running >= self._threads
+
+    def _begin(self) -> None:
+        """What waits goes to the free threads."""
+        while self._waiting and not self.busy:
+            self._run(*self._waiting.popleft())
+
+    def _run(self, future: Future[Any], job: Callable[[], Any]) -> None:
         settle: Callable[[], object]
         self.running += 1
         self.at_end, self.cancelled = None, False
         try:
-            settle = partial(future.set_result, work(*arguments, **options))
+            settle = partial(future.set_result, job())
         except BaseException as error:
             settle = partial(future.set_exception, error)
         if self.cancelled:
             settle = future.cancel
         self._loop.at(self._loop.time() + self._seconds(), self._complete, settle, self.at_end)
-        return future
 
     def _complete(self, settle: Callable[[], object], at_end: Callable[[], None] | None) -> None:
         self.running -= 1
         if at_end:
             at_end()
         settle()
+        self._begin()
