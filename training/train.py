@@ -8,6 +8,7 @@ import csv
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from training.augment import augment, served_view
-from training.config import Config
+from training.config import Config, Distillation
 from training.data import CLASSES, LoadedPictures, Picture
-from training.earlier import CHECKPOINT, averaged_weights
+from training.earlier import CHECKPOINT, averaged_weights, teacher, teachers
 from training.errors import ResumeError
 from training.metrics import balanced_accuracy
-from training.network import EfficientNetLite, autocast, pretrained
-from training.teachers import Teachers, distance
+from training.network import EfficientNetLite, pretrained
 
 LOG = "log.csv"
+TEACHERS_LOGITS = "teachers_logits.npy"
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ class Trainer:
             _parameter_groups(self.network, config.train.weight_decay), lr=config.train.learning_rate
         )
         self.log: list[EpochLog] = []
-        taught = config.distillation
-        self.teachers = Teachers(taught, run.parent, identity, self.device) if taught else None
+        self._taught: Tensor | None = None
 
     @property
     def averaged_network(self) -> EfficientNetLite:
@@ -100,6 +100,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train the epochs that are left; after each: validate, log, checkpoint."""
+        self._taught = self._teachers_answers() if self.config.distillation else None
         for epoch in range(len(self.log), self.config.train.epochs):
             started = time.monotonic()
             train_loss, rate = self._train_epoch(epoch)
@@ -140,12 +141,11 @@ class Trainer:
         targets = functional.one_hot(self.labels[batch], len(CLASSES)).float()
         priors = self.config.train.prior_strength * self.log_priors[batch]
         images, targets, priors = _mixed(images, targets, priors, self.config.train.mixup)
-        taught = self.teachers(images) if self.teachers else None
         with autocast(self.device):
             logits = self.network(images).float()
         loss = functional.cross_entropy(logits + priors.to(self.device), targets.to(self.device))
-        if taught is not None and self.config.distillation is not None:
-            apart = distance(logits, taught, self.config.distillation.temperature)
+        if self._taught is not None and self.config.distillation is not None:
+            apart = distance_to_teachers(logits, self._taught[batch].to(self.device), self.config.distillation)
             loss = torch.lerp(loss, apart, self.config.distillation.weight)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -153,6 +153,23 @@ class Trainer:
         self.optimiser.step()
         self.average.update_parameters(self.network)
         return loss.item()
+
+    def _teachers_answers(self) -> Tensor:
+        """Mean logits of the teachers for the training part, as served and at the largest size; 0 for other pictures.
+
+        float32 [pictures, classes]. Computed once and kept in the run's folder: a resumed run reads them.
+        """
+        file = self.run / TEACHERS_LOGITS
+        if not file.exists():
+            size = max(stage.pixels for stage in self.config.train.stages)
+            train = self.indices["train"]
+            answers = torch.zeros(len(self.loaded.pictures), len(CLASSES))
+            runs = teachers(self.run, self.config)
+            for run in runs:
+                network = teacher(run, self.identity, len(CLASSES)).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                answers[train] += predict_logits(network, self._served(train, size), progress=run.name) / len(runs)
+            np.save(file, answers.numpy())
+        return torch.from_numpy(np.load(file))
 
     def _batches(self, random: torch.Generator) -> list[Tensor]:
         """Shuffled indices of the training part; the last, smaller batch is left out, as BatchNorm wants full ones."""
@@ -220,6 +237,16 @@ def log_priors(pictures: tuple[Picture, ...], train: Tensor) -> Tensor:
     return torch.tensor(np.stack([logs.get(picture.collection, none) for picture in pictures]), dtype=torch.float32)
 
 
+def distance_to_teachers(logits: Tensor, taught: Tensor, distillation: Distillation) -> Tensor:
+    """Kullback-Leibler divergence of softened answers, mean over the batch; both [n, classes] without any prior.
+
+    Times the square of the temperature, so that its gradients are of the size of the diagnoses' (Hinton et al.).
+    """
+    temperature = distillation.temperature
+    ours, theirs = (functional.log_softmax(x / temperature, 1) for x in (logits, taught))
+    return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
+
+
 @torch.inference_mode()
 def predict_logits(network: nn.Module, batches: Iterator[Tensor], progress: str | None = None) -> Tensor:
     """Logits float32 [N, classes] of batches float32 [n, 3, H, W] in [0, 255], computed in float32."""
@@ -227,6 +254,11 @@ def predict_logits(network: nn.Module, batches: Iterator[Tensor], progress: str 
     network.eval()
     bar = tqdm(batches, progress, unit=" batches", mininterval=2, disable=progress is None, leave=False)
     return torch.cat([network(batch.to(device)).float().cpu() for batch in bar])
+
+
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """bfloat16 for what gains from it, on the CPU and on a GPU alike."""
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def _mixed(images: Tensor, targets: Tensor, priors: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,8 @@ import torch
 from model_store.store import ModelStore
 from tests.training.conftest import SMOKE_CONFIG, SmokeChain
 from training.__main__ import EXPECTED_FAILURE, main
-from training.teachers import distance
+from training.config import Distillation
+from training.train import TEACHERS_LOGITS, distance_to_teachers
 
 
 def continued(folder: Path, start: str, **replaced: str) -> Path:
@@ -44,7 +45,7 @@ def test_another_split_is_refused(smoke_chain: SmokeChain, tmp_path: Path, capsy
 
 
 def test_a_run_learns_from_teachers(smoke_chain: SmokeChain, tmp_path: Path) -> None:
-    """Their logs and configurations are in the version, and its card tells how it learnt from them."""
+    """The version records its teachers, and the run keeps their answers: a resumed run needs them no more."""
     config, run = continued(tmp_path, smoke_chain.run.name), smoke_chain.run.with_name("pupil")
     teaching = f'\n[distillation]\nteachers = ["{smoke_chain.run.name}"]\nweight = 0.5\ntemperature = 2\n'
     config.write_text(config.read_text() + teaching)
@@ -53,6 +54,7 @@ def test_a_run_learns_from_teachers(smoke_chain: SmokeChain, tmp_path: Path) -> 
     name = f"teachers/{smoke_chain.run.name}/run.json"
     assert version.read(name) == (smoke_chain.run / "run.json").read_bytes()
     assert "arXiv:1503.02531" in version.read("MODEL_CARD.md").decode()
+    assert (run / TEACHERS_LOGITS).exists()
 
 
 def test_only_training_publishes_nothing(smoke_chain: SmokeChain, tmp_path: Path) -> None:
@@ -64,9 +66,10 @@ def test_only_training_publishes_nothing(smoke_chain: SmokeChain, tmp_path: Path
 
 def test_equal_answers_are_no_distance_apart() -> None:
     """The pupil is moved where it differs from its teachers, and nowhere else; softening keeps the gradients' size."""
+    distillation = Distillation(teachers=("a",), weight=0.5, temperature=2.0)
     logits = torch.tensor([[2.0, 0.0, -1.0]])
-    assert distance(logits, logits + 3, temperature=2.0).item() == pytest.approx(0, abs=1e-6)
-    assert distance(logits, logits.flip(1), temperature=2.0).item() > 1
+    assert distance_to_teachers(logits, logits + 3, distillation).item() == pytest.approx(0, abs=1e-6)
+    assert distance_to_teachers(logits, logits.flip(1), distillation).item() > 1
 
 
 def test_a_missing_start_is_told(smoke_chain: SmokeChain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,7 +162,7 @@ def _teachers(config: Config) -> str:
     names = ", ".join(f"`{name}`" for name in config.distillation.teachers)
     share = f"{config.distillation.weight:.0%}"
     return f"""Learnt from the diagnoses and, with {share} of the loss, from the mean answer
-to the same changed pictures of the runs {names} (their records: `teachers/`; distillation, arXiv:1503.02531)."""
+of the runs {names} (their records: `teachers/`; distillation, arXiv:1503.02531)."""
 
 
 def _headline(found: dict[str, Any]) -> str:
