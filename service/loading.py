@@ -156,11 +156,12 @@ class Loader:
     def _loaded_beside(self, version: str, running: Choice) -> LoadedModel:
         checked, machine = self._checked(version), this_machine()
         known = self._choices.get(checked.digest)
+        proven = known is not None
         if known is None:
             known = self._cache.recall(machine, checked.digest, self._wishes) if self._cache else None
             if known is None or not _has_run_fp32(known):
                 Engine(checked, "fp32")  # as at start: the evaluation is of fp32; where it is wrong, trust nothing
-        engine, choice = engine_beside(checked, running, known)
+        engine, choice = engine_beside(checked, running, known, proven=proven)
         return self._remembered(LoadedModel(checked, engine, choice, machine))
 
     def _checked(self, version: str) -> ModelVersion:

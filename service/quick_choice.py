@@ -14,9 +14,12 @@ from service.tuning import batch_job
 _RUNS = 3
 
 
-def engine_beside(version: ModelVersion, running: Choice, known: Choice | None) -> tuple[Engine, Choice]:
+def engine_beside(
+    version: ModelVersion, running: Choice, known: Choice | None, *, proven: bool = False
+) -> tuple[Engine, Choice]:
     """An engine for the threads of the `running` one; `known` is what was chosen for this version on this machine.
 
+    `proven`: the known variant has answered all golden vectors rightly in this process.
     The number format that was fastest for the running network is taken for the new one too, as far as its answers are
     right. Raises SelfTestError when those of no variant are.
     """
@@ -26,7 +29,14 @@ def engine_beside(version: ModelVersion, running: Choice, known: Choice | None) 
         try:
             if variant not in version.manifest.variants:
                 raise SelfTestError(f"{version.manifest.name} {version.manifest.version} has no variant {variant}")
-            engine = Engine(version, variant, running.threads_per_session, running.workers, running.threads_alone)
+            engine = Engine(
+                version,
+                variant,
+                running.threads_per_session,
+                running.workers,
+                running.threads_alone,
+                proven=proven and variant == first,
+            )
         except SelfTestError as error:
             refused[variant] = str(error)
         else:

@@ -36,6 +36,14 @@ class GoldenVectors:
     tensors: NDArray[np.uint8]
     answers: dict[VariantName, GoldenAnswers]
 
+    def first(self, count: int) -> "GoldenVectors":
+        """The first `count` pictures, with what belongs to them."""
+        answers = {
+            variant: GoldenAnswers(given.probabilities[:count], given.in_distribution[:count])
+            for variant, given in self.answers.items()
+        }
+        return GoldenVectors(self.pictures[:count], self.tensors[:count], answers)
+
 
 def write_golden(golden: GoldenVectors) -> bytes:
     """The archive's bytes."""

@@ -70,6 +70,13 @@ def test_more_threads_that_change_an_answer_are_not_used(tmp_path: Path, monkeyp
     assert Engine(version, "fp32", threads_alone=2).threads_alone == 1
 
 
+def test_a_graph_that_proved_itself_is_still_looked_at(tmp_path: Path) -> None:
+    """Two golden pictures are replayed: a session that answers them wrongly is refused."""
+    version = publish(tmp_path, {"fp32": PLAIN}, golden_of={"fp32": graph(gain=2.0)}).verify("lesion7", "production")
+    with pytest.raises(SelfTestError, match="golden"):
+        Engine(version, "fp32", proven=True)
+
+
 @pytest.mark.parametrize("output", ["probabilities", "class_maps", "in_distribution"])
 def test_outputs_are_equal_when_every_bit_is(output: str) -> None:
     """The last bit of any output makes them differ."""

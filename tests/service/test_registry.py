@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from model_store.errors import StoreUnavailableError
 from model_store.signatures import TrustPolicy, key_id
 from model_store.store import ModelStore
+from service import engine
 from service.app import create_app
 from service.choice import Wishes
 from service.engine import SelfTestError
@@ -130,6 +131,22 @@ async def test_rollback_is_followed(following: Following, store: ModelStore) -> 
     assert following.registry.current().choice.inference_seconds == first.inference_seconds
 
 
+async def test_a_rollback_replays_few_golden_pictures(
+    following: Following, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that is new here answers all of them; one that has answered them in this process, two."""
+    replayed: list[int] = []
+    publish(store.root, {"fp32": SECOND})
+    monkeypatch.setattr(engine, "_check_preprocessing", lambda golden, manifest: replayed.append(len(golden.pictures)))
+    await following.look()
+    counts_of_the_new, replayed[:] = list(replayed), []
+    store.rollback("lesion7")
+    await following.look()
+    assert following.serving == "1"
+    assert set(counts_of_the_new) == {3}
+    assert replayed == [2]
+
+
 async def test_the_old_version_goes_with_its_last_request(following: Following, store: ModelStore) -> None:
     """A request keeps the model that it was admitted for; when it has ended, the model leaves memory."""
     held = following.registry.current()
@@ -202,7 +219,7 @@ async def test_a_failure_that_nobody_foresaw_is_a_refusal(
 ) -> None:
     """Whatever a library raises: the old version goes on, and the reason says no more than its kind."""
 
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise MemoryError("of patient Roe")
 
     monkeypatch.setattr("service.loading.engine_beside", fail)
