@@ -260,10 +260,9 @@ class Batcher(Generic[Item, Result]):
     def _deliver(self, batch: list[_Job[Item, Result]], outcomes: list[Result | Exception]) -> None:
         """Answer each caller who is still there with its own outcome."""
         for job, outcome in zip(batch, outcomes, strict=True):
-            if job.answer.done():  # the caller left while the batch ran
-                if job.left_in_time:
-                    self._observer.left_in_work()
-            elif isinstance(outcome, ServiceError):
+            if self._is_gone(job):
+                continue
+            if isinstance(outcome, ServiceError):
                 job.answer.set_exception(outcome)
             elif isinstance(outcome, BaseException):
                 log(logging.ERROR, "item failed", exc_info=outcome)
@@ -276,8 +275,14 @@ class Batcher(Generic[Item, Result]):
         log(logging.ERROR, "batch failed", exc_info=error, size=len(batch))
         self._observer.batch_failed()
         for job in batch:
-            if not job.answer.done():
+            if not self._is_gone(job):
                 job.answer.set_exception(InferenceFailedError("the analysis failed"))
+
+    def _is_gone(self, job: _Job[Item, Result]) -> bool:
+        """Whether the caller left while a worker had the item; counts the lost work."""
+        if job.answer.done() and job.left_in_time:
+            self._observer.left_in_work()
+        return job.answer.done()
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:

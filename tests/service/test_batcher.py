@@ -155,7 +155,7 @@ async def test_earliest_deadline_first(threads: ThreadPoolExecutor) -> None:
     assert gate.seen == [0, 2, 4, 3, 1]
 
 
-async def test_a_free_thread_does_not_wait_for_the_event_loop(threads: ThreadPoolExecutor) -> None:
+async def test_a_free_thread_does_not_wait_for_the_event_loop() -> None:
     """A full batch that was handed over ahead is computed while the loop is busy; the next one waits for the loop."""
     with ThreadPoolExecutor(1) as thread:
         gate, done = Gate(), threading.Event()
@@ -270,6 +270,19 @@ async def test_a_cancelled_caller_costs_nobody_else_the_answer(threads: ThreadPo
     assert told == [asyncio.CancelledError if n in (0, 2, 3, 8) else n * 10 for n in range(9)]
     assert gate.seen == [0, 1, 4, 5, 6, 7]
     assert observer.drops == {"departed": 3, "in work": 1}
+
+
+async def test_who_leaves_work_that_fails_is_counted_too(threads: ThreadPoolExecutor) -> None:
+    """The worker was kept busy for nobody, whatever came of it."""
+    observer, gate = RecordingObserver(), Gate()
+    subject = batcher(gate, threads, observer)
+    tasks = await started(subject.submit(POISON, FAR))
+    tasks[0].cancel()
+    await asyncio.sleep(0)
+    gate.opened.set()
+    await outcomes(tasks)
+    await subject.drain()
+    assert observer.drops == {"in work": 1}
 
 
 async def test_who_leaves_frees_its_place_at_once(threads: ThreadPoolExecutor) -> None:
