@@ -106,8 +106,9 @@ async def _running_services(settings: Settings, registry: Registry, observer: Me
     with (
         ThreadPoolExecutor(workers, "worker", partial(_lower_priority, _WORKER_NICENESS)) as worker_threads,
         ThreadPoolExecutor(1, "slow-lane", partial(_lower_priority, _WORKER_NICENESS)) as slow_thread,
-        _background_thread("loader", choice) as loader_thread,
-        _background_thread("shadow", choice) as shadow_thread,
+        # As a worker: the sessions that it makes have threads of its priority.
+        ThreadPoolExecutor(1, "loader", partial(_lower_priority, _WORKER_NICENESS)) as loader_thread,
+        ThreadPoolExecutor(1, "shadow", partial(_lower_priority, _IDLE_NICENESS)) as shadow_thread,
     ):
         lanes = _lanes(settings, workers, times, observer, worker_threads, slow_thread)
         behind = _shadow(settings, registry, observer, shadow_thread, lanes, admission)
@@ -128,16 +129,6 @@ def _first_choice(registry: Registry, observer: Metrics) -> Choice | None:
     observer.versions.serves(loaded)
     log(logging.INFO, "model serves", **loaded.identity.model_dump())
     return loaded.choice
-
-
-def _background_thread(name: str, choice: Choice | None) -> ThreadPoolExecutor:
-    """One thread for what nobody waits for.
-
-    Sessions of several threads take their priority from the thread that makes them: that must be a worker's. Not so
-    where they only help with a lone picture, when there is nobody else to run.
-    """
-    own_threads = choice is not None and choice.threads_per_session > 1
-    return ThreadPoolExecutor(1, name, partial(_lower_priority, _WORKER_NICENESS if own_threads else _IDLE_NICENESS))
 
 
 def _follower(settings: Settings, registry: Registry, observer: Metrics, thread: ThreadPoolExecutor) -> Follower:

@@ -68,13 +68,13 @@ class Engine:
         variant: VariantName,
         threads_per_session: int = 1,
         workers: int = 1,
-        threads_alone: int | None = None,
         *,
         proven: bool = False,
     ) -> None:
         """Load the graph for `workers` callers at once and replay the golden vectors.
 
-        `proven`: the same bytes have answered all of them rightly in this process; then the first two will do.
+        `proven`: the same bytes have answered all of them rightly in this process; then the tensors of the first two
+        will do.
         With one thread a session computes in the thread that calls, so one session serves any number of callers.
         More threads belong to their session: then each worker needs one of its own.
         Raises SelfTestError, DamagedVersionError.
@@ -86,19 +86,16 @@ class Engine:
         self.threads_per_session = self.threads_alone = threads_per_session
         try:
             graph = version.read(version.manifest.variants[variant].file)
-            golden = self._read_golden(version, proven)
+            golden = _golden(version, variant, proven=proven)
             for _ in range(1 if threads_per_session == 1 else workers):
                 session = _session(graph, threads_per_session)
                 _check_signature(session, version.manifest)
                 found = self._run(session, golden.tensors)  # warm-up and proof in one
                 _check_answers(found, golden.answers[variant], version.manifest.golden.tolerance[variant])
                 self._idle.put(session)
-            if threads_alone and threads_alone != threads_per_session:
-                images = golden.tensors[:_FEW_PICTURES]
-                usual = found if len(images) == len(golden.tensors) else self._run(session, images)
-                self._add_session_alone(graph, images, usual, threads_alone)
         except SelfTestError as error:
             raise SelfTestError(f"{version.manifest.name} {version.manifest.version} {variant}: {error}") from error
+        self._few_images = golden.tensors[:_FEW_PICTURES].copy()
         if threads_per_session == 1:
             self._shared = self._idle.get()
 
@@ -108,6 +105,20 @@ class Engine:
             return self._run(self._alone, images)
         with self._free_session() as session:
             return self._run(session, images)
+
+    def add_session_alone(self, version: ModelVersion, threads: int) -> None:
+        """From now on `threads` compute a lone picture. Nothing that serves waits for it: pictures may be inferred.
+
+        An answer must not depend on how busy the service is: a session that gives other bits is not used.
+        Raises SelfTestError, DamagedVersionError.
+        """
+        if threads == self.threads_alone:
+            return
+        session = _session(version.read(version.manifest.variants[self.variant].file), threads)
+        if self._run(session, self._few_images).equals(self.infer(self._few_images)):
+            self._alone, self.threads_alone = session, threads
+        else:
+            log(logging.WARNING, "a lone picture gets no more threads: they change its answer", threads=threads)
 
     @contextmanager
     def _free_session(self) -> Iterator[onnxruntime.InferenceSession]:
@@ -121,30 +132,23 @@ class Engine:
         finally:
             self._idle.put(session)
 
-    def _add_session_alone(self, graph: bytes, images: NDArray[np.uint8], usual: NetworkOutput, threads: int) -> None:
-        """An answer must not depend on how busy the service is: a session that gives other bits is not used."""
-        session = _session(graph, threads)
-        if self._run(session, images).equals(usual):
-            self._alone, self.threads_alone = session, threads
-        else:
-            log(logging.WARNING, "a lone picture gets no more threads: they change its answer", threads=threads)
-
     def _run(self, session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> NetworkOutput:
         wanted = [self._graph.probabilities, self._graph.class_maps, self._graph.in_distribution]
         return NetworkOutput(*session.run(wanted, {self._graph.input: images}))
 
-    def _read_golden(self, version: ModelVersion, proven: bool) -> GoldenVectors:
-        """The golden vectors, whose pictures become their tensors here too: those of the training machine."""
-        manifest = version.manifest
-        try:
-            golden = read_golden(version.read(manifest.golden.file))
-            golden.answers[self.variant]  # asked for here: a variant without answers proves nothing
-        except (ValueError, KeyError, OSError) as error:
-            raise SelfTestError("the golden vectors cannot be read") from error
-        if proven:
-            golden = golden.first(_FEW_PICTURES)
-        _check_preprocessing(golden, manifest)
-        return golden
+
+def _golden(version: ModelVersion, variant: VariantName, *, proven: bool) -> GoldenVectors:
+    """The golden vectors, whose pictures become their tensors here too: those of the training machine."""
+    manifest = version.manifest
+    try:
+        golden = read_golden(version.read(manifest.golden.file))
+        golden.answers[variant]  # asked for here: a variant without answers proves nothing
+    except (ValueError, KeyError, OSError) as error:
+        raise SelfTestError("the golden vectors cannot be read") from error
+    if proven:
+        return golden.first(_FEW_PICTURES)
+    _check_preprocessing(golden, manifest)
+    return golden
 
 
 def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:

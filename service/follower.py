@@ -22,6 +22,7 @@ from service.registry import Registry
 from service.tuning import give_memory_back
 
 Result = TypeVar("Result")
+_SETTLED_AFTER_SECONDS = 1.0
 
 
 class FollowerObserver(Protocol):
@@ -155,7 +156,16 @@ class Follower:
             return None
         self._observer.loaded_in(time.monotonic() - started)
         self._watch(loaded)
+        self._loop.call_later(_SETTLED_AFTER_SECONDS, self._complete, weakref.ref(loaded))
         return loaded
+
+    def _complete(self, loading: "weakref.ref[LoadedModel]") -> None:
+        """What only a lone picture gains by is half of a load's work: it waits until the swap is over."""
+        loaded = loading()
+        if loaded is None:
+            return  # swapped out again
+        with suppress(RuntimeError):  # the thread has ended, and soon the process
+            self._thread.submit(_complete, loaded)
 
     def _place(self, loaded: LoadedModel, version: str, wanted: Wanted) -> None:
         """Put a version into every role that it is wanted in, at once."""
@@ -195,3 +205,10 @@ class Follower:
 
     async def _blocking(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _complete(loaded: LoadedModel) -> None:
+    try:
+        loaded.give_lone_pictures_more_threads()
+    except Exception as error:  # every picture is answered without
+        log(logging.WARNING, "a lone picture gets no more threads", exc_info=error)

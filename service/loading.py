@@ -57,6 +57,10 @@ class LoadedModel:
         """The version's manifest."""
         return self.version.manifest
 
+    def give_lone_pictures_more_threads(self) -> None:
+        """As many as were chosen. Raises as Engine.add_session_alone does."""
+        self.engine.add_session_alone(self.version, self.choice.threads_alone)
+
     @cached_property  # part of every answer
     def identity(self) -> ServingModel:
         """What answers say of the version."""
@@ -141,6 +145,7 @@ class Loader:
     def beside(self, version: str, running: Choice | None) -> LoadedModel:
         """While another one serves: in its threads, without measuring more than a moment's work.
 
+        A lone picture has no more threads than any other until `give_lone_pictures_more_threads`.
         Raises RefusedVersionError with the reason, whatever went wrong, and StoreUnavailableError.
         """
         started = time.monotonic()

@@ -34,7 +34,6 @@ def engine_beside(
                 variant,
                 running.threads_per_session,
                 running.workers,
-                running.threads_alone,
                 proven=proven and variant == first,
             )
         except SelfTestError as error:
@@ -48,8 +47,9 @@ def engine_beside(
     if known and _same_threads(known, running) and known.variant == engine.variant:
         choice = replace(known, cached=True, refused={**known.refused, **refused})
     else:
-        choice = replace(choose([_measured(version, engine, running)], refused, running.set_by_hand), quick=True)
-    return engine, replace(choice, threads_alone=engine.threads_alone)
+        measured = choose([_measured(version, engine, running)], refused, running.set_by_hand)
+        choice = replace(measured, threads_alone=running.threads_alone, quick=True)
+    return engine, choice
 
 
 def _in_order(first: VariantName, version: ModelVersion) -> list[VariantName]:

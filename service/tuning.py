@@ -94,8 +94,8 @@ def measured_choice(version: ModelVersion, wishes: Wishes, cores: int) -> Choice
 
 def _serving(version: ModelVersion, choice: Choice) -> tuple[Engine, Choice]:
     """The chosen engine, made anew: those that were measured have grown by the largest batches of all candidates."""
-    engine = Engine(version, choice.variant, choice.threads_per_session, choice.workers, choice.threads_alone)
-    choice = replace(choice, threads_alone=engine.threads_alone)
+    engine = Engine(version, choice.variant, choice.threads_per_session, choice.workers)
+    engine.add_session_alone(version, choice.threads_alone)
     for variant, reason in choice.refused.items():
         log(logging.WARNING, f"{variant} refused, {choice.variant} serves", reason=reason)
     log(
@@ -104,7 +104,7 @@ def _serving(version: ModelVersion, choice: Choice) -> tuple[Engine, Choice]:
         variant=choice.variant,
         threads_per_session=choice.threads_per_session,
         workers=choice.workers,
-        threads_alone=choice.threads_alone,
+        threads_alone=engine.threads_alone,
         batching_gain=round(choice.batching_gain, 2),
         pictures_per_second=round(choice.pictures_per_second, 1),
         cached=choice.cached,

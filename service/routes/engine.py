@@ -1,6 +1,6 @@
 """GET /v1/engine: what computes the answers on this machine, and what it was chosen from."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from fastapi import APIRouter, Request
 
@@ -17,4 +17,5 @@ async def engine(request: Request) -> EngineReport:
     """Number format, threads, workers and batch sizes, with the figures of everything that was measured at start."""
     registry: Registry = request.app.state.services.registry
     loaded = registry.current()
-    return EngineReport(model=loaded.identity, **asdict(loaded.machine), **asdict(loaded.choice))
+    choice = replace(loaded.choice, threads_alone=loaded.engine.threads_alone)
+    return EngineReport(model=loaded.identity, **asdict(loaded.machine), **asdict(choice))

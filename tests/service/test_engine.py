@@ -57,7 +57,9 @@ def test_threads_and_workers_change_no_answer(tmp_path: Path, threads: int, work
 def test_a_lone_picture_gets_more_threads_and_the_same_bits(tmp_path: Path) -> None:
     """Whoever says that there is no other work is answered by a session of its own."""
     version = publish(tmp_path, {"fp32": graph(slow=True)}).verify("lesion7", "production")
-    engine = Engine(version, "fp32", threads_alone=2)
+    engine = Engine(version, "fp32")
+    assert (engine.threads_per_session, engine.threads_alone) == (1, 1)
+    engine.add_session_alone(version, 2)
     assert (engine.threads_per_session, engine.threads_alone) == (1, 2)
     images = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
     assert engine.infer(images, alone=True).equals(engine.infer(images))
@@ -67,7 +69,9 @@ def test_more_threads_that_change_an_answer_are_not_used(tmp_path: Path, monkeyp
     """An answer does not depend on how busy the service was."""
     monkeypatch.setattr(NetworkOutput, "equals", lambda *_: False)
     version = publish(tmp_path, {"fp32": PLAIN}).verify("lesion7", "production")
-    assert Engine(version, "fp32", threads_alone=2).threads_alone == 1
+    engine = Engine(version, "fp32")
+    engine.add_session_alone(version, 2)
+    assert engine.threads_alone == 1
 
 
 def test_a_graph_that_proved_itself_is_still_looked_at(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import logging
 import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +139,7 @@ async def test_a_rollback_replays_few_golden_pictures(
     """A version that is new here answers all of them; one that has answered them in this process, two."""
     replayed: list[int] = []
     publish(store.root, {"fp32": SECOND})
-    monkeypatch.setattr(engine, "_check_preprocessing", lambda golden, manifest: replayed.append(len(golden.pictures)))
+    monkeypatch.setattr(engine, "_check_answers", lambda found, *_: replayed.append(len(found.probabilities)))
     await following.look()
     counts_of_the_new, replayed[:] = list(replayed), []
     store.rollback("lesion7")
@@ -145,6 +147,35 @@ async def test_a_rollback_replays_few_golden_pictures(
     assert following.serving == "1"
     assert set(counts_of_the_new) == {3}
     assert replayed == [2]
+
+
+async def test_a_lone_picture_gets_its_threads_after_the_swap(following: Following, store: ModelStore) -> None:
+    """The new version serves without waiting for them."""
+    before = following.registry.current()
+    following.registry.lineup = replace(
+        following.registry.lineup, serving=replace(before, choice=replace(before.choice, threads_alone=2))
+    )
+    publish(store.root, {"fp32": SECOND})
+    await following.look()
+    after = following.registry.current()
+    assert (after.manifest.version, after.engine.threads_alone) == ("2", 1)
+    await until(lambda: after.engine.threads_alone == 2)
+
+
+async def test_a_version_that_gets_no_more_threads_serves_on(
+    following: Following, store: ModelStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong with the second session is told."""
+
+    def fail(*_: Any) -> None:
+        raise SelfTestError("no memory")
+
+    monkeypatch.setattr(engine.Engine, "add_session_alone", fail)
+    publish(store.root, {"fp32": SECOND})
+    await following.look()
+    with caplog.at_level(logging.WARNING):
+        await until(lambda: "a lone picture gets no more threads" in caplog.messages)
+    assert following.serving == "2"
 
 
 async def test_the_old_version_goes_with_its_last_request(following: Following, store: ModelStore) -> None:
