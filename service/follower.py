@@ -212,3 +212,4 @@ def _complete(loaded: LoadedModel) -> None:
         loaded.give_lone_pictures_more_threads()
     except Exception as error:  # every picture is answered without
         log(logging.WARNING, "a lone picture gets no more threads", exc_info=error)
+    give_memory_back()  # what making a session has used

@@ -270,6 +270,7 @@ def report(found: Findings) -> list[str]:
         f"p99 {in_swap * 1000:.0f} ms in swap seconds, {steady * 1000:.0f} ms otherwise: {in_swap / steady:.2f} times",
         f"command to reload's answer: median {np.median(until_reloaded):.0f} ms, longest {until_reloaded.max():.0f} ms",
         f"command to first answer: median {np.median(until_answered):.0f} ms, longest {until_answered.max():.0f} ms",
+        f"... of a version that served before: longest {until_answered[1:].max(initial=0):.0f} ms",
         f"resident memory {start / 2**20:.1f} MiB -> {end / 2**20:.1f} MiB: {end / start - 1:+.1%}",
         *found.faults[:10],
     ]

@@ -23,9 +23,12 @@ def check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:
 
 def rows(result: ScenarioResult) -> Rows:
     """The load and its figures in words."""
-    measured_by = result.capacity.measured_by if result.capacity else "given"
+    measured = [f"{capacity.answers_per_second:.1f}" for capacity in result.capacities]
+    how = (
+        f"before and after: {', '.join(measured)}, {result.capacities[0].measured_by}" if result.capacities else "given"
+    )
     return [
-        ("Capacity C", f"{result.capacity_per_second:.1f} answers/s ({measured_by})"),
+        ("Capacity C", f"{result.capacity_per_second:.1f} answers/s ({how})"),
         ("Load", "; ".join(map(_in_words, result.phases))),
         *observation_rows(result.observation),
     ]
@@ -74,7 +77,7 @@ def report_object(result: ScenarioResult) -> dict[str, Any]:
         "options": dataclasses.asdict(result.options),
         "phases": [dataclasses.asdict(phase) for phase in result.phases],
         "capacity_per_second": result.capacity_per_second,
-        "capacity": dataclasses.asdict(result.capacity) if result.capacity else None,
+        "capacities": [dataclasses.asdict(capacity) for capacity in result.capacities],
         **observation_object(result.observation),
     }
 

@@ -1,7 +1,13 @@
-"""One scenario from beginning to end: ready service -> capacity -> schedule -> observation -> promises -> verdict."""
+"""One scenario from beginning to end: ready service -> capacity -> schedule -> observation -> capacity -> verdict.
 
+The load is a share of the capacity measured before it. The promises are held against the mean of that and of the
+capacity right after: a shared machine changes its speed within minutes.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from loadtests.capacity import Capacity, required_capacity
 from loadtests.generator import prediction_request
@@ -42,8 +48,8 @@ class ScenarioResult:
     scenario: Scenario
     options: ScenarioOptions
     phases: list[Phase]  # as long as they really were
-    capacity_per_second: float
-    capacity: Capacity | None  # None: it was given
+    capacities: tuple[Capacity, ...]  # before and after; empty: it was given
+    capacity_per_second: float  # what the promises are held against
     observation: Observation
     checks: list[Check]
     verdict: Verdict
@@ -58,18 +64,20 @@ async def run_scenario(scenario: Scenario, options: ScenarioOptions) -> Scenario
         requests = _requests(scenario, origin, options)
         try:
             await warm_up(pool, requests.standard)
-            capacity, capacity_per_second = await _capacity(pool, requests, options)
+            before = await _capacity(pool, requests, options)
             phases = scaled(scenario.phases, options.duration_scale)
-            calls = calls_of(phases, capacity_per_second, requests, options.seed)
+            calls = calls_of(phases, _per_second(before, options), requests, options.seed)
             limits = Limits(options.target_seconds, GIVE_UP_SECONDS, IN_FLIGHT_LIMIT)
             seconds = sum(phase.seconds for phase in phases)
             observation = await observe(pool, calls, seconds, limits, _slow_uploads(phases))
+            capacities = (*before, *await _capacity(pool, requests, options))
         finally:
             pool.close()
+    capacity_per_second = _per_second(capacities, options)
     evidence = Evidence(observation, capacity_per_second, spans_of(phases))
     checks = [promise(evidence) for promise in scenario.promises]
     verdict = judge_checks(scenario, checks, observation)
-    return ScenarioResult(scenario, options, phases, capacity_per_second, capacity, observation, checks, verdict)
+    return ScenarioResult(scenario, options, phases, capacities, capacity_per_second, observation, checks, verdict)
 
 
 def judge_checks(scenario: Scenario, checks: list[Check], observation: Observation) -> Verdict:
@@ -94,15 +102,17 @@ def _requests(scenario: Scenario, origin: Origin, options: ScenarioOptions) -> R
     )
 
 
-async def _capacity(
-    pool: ConnectionPool, requests: Requests, options: ScenarioOptions
-) -> tuple[Capacity | None, float]:
+async def _capacity(pool: ConnectionPool, requests: Requests, options: ScenarioOptions) -> tuple[Capacity, ...]:
+    """Measured, where it is not given."""
     if options.capacity_per_second is not None:
-        return None, options.capacity_per_second
-    capacity = await required_capacity(
-        pool, requests.standard, clients=options.capacity_clients, seconds=options.capacity_seconds
-    )
-    return capacity, capacity.answers_per_second
+        return ()
+    clients, seconds = options.capacity_clients, options.capacity_seconds
+    return (await required_capacity(pool, requests.standard, clients=clients, seconds=seconds),)
+
+
+def _per_second(capacities: Sequence[Capacity], options: ScenarioOptions) -> float:
+    given = options.capacity_per_second
+    return given if given is not None else mean(capacity.answers_per_second for capacity in capacities)
 
 
 def _slow_uploads(phases: list[Phase]) -> SlowUploads | None:
