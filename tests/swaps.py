@@ -105,16 +105,29 @@ def _varied(version: ModelVersion, files: dict[str, bytes]) -> dict[str, bytes]:
     golden, answers, varied = read_golden(files[version.manifest.golden.file]), {}, dict(files)
     for variant, described in version.manifest.variants.items():
         model = onnx.load_from_string(files[described.file])
-        softmax = next(node for node in model.graph.node if version.manifest.graph.probabilities in node.output)
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1.1), "surer"))
-        scale = onnx.helper.make_node("Mul", [softmax.input[0], "surer"], ["surer_logits"])
-        softmax.input[0] = "surer_logits"
-        model.graph.node.insert(list(model.graph.node).index(softmax), scale)
+        for softmax in _softmaxes(model.graph, version.manifest.graph.probabilities):
+            surer = f"surer_{softmax.input[0]}"
+            scale = onnx.helper.make_node("Mul", [softmax.input[0], "surer"], [surer])
+            softmax.input[0] = surer
+            model.graph.node.insert(list(model.graph.node).index(softmax), scale)
         varied[described.file] = bytes(model.SerializeToString())
         session = onnxruntime.InferenceSession(varied[described.file], providers=["CPUExecutionProvider"])
         answers[variant] = GoldenAnswers(*session.run(["probabilities", "in_distribution"], {"image": golden.tensors}))
     varied[version.manifest.golden.file] = write_golden(GoldenVectors(golden.pictures, golden.tensors, answers))
     return varied
+
+
+def _softmaxes(graph: onnx.GraphProto, probabilities: str) -> list[onnx.NodeProto]:
+    """Those that the probabilities are made of, one or a mixture."""
+    made_by, waiting, found = {output: n for n in graph.node for output in n.output}, [probabilities], []
+    while waiting:
+        node = made_by.get(waiting.pop())
+        if node is not None and node.op_type == "Softmax":
+            found.append(node)
+        elif node is not None:
+            waiting += node.input
+    return found
 
 
 def expected_answers(store: ModelStore, pictures: list[bytes]) -> Expected:

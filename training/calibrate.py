@@ -1,7 +1,8 @@
 """From logits to probabilities a clinic can read, and every limit of the decision. All chosen on validation pictures.
 
 The network learns what speaks for a class beyond its frequency (`train.log_priors`). How much of the natural class
-mix to add back is a trade: all of it gives calibrated probabilities, none of it finds rare classes best.
+mix to add back is a trade: all of it gives calibrated probabilities, none of it finds rare classes best. A mixture of
+both keeps the most probable diagnosis mostly as it is without, and lets frequency speak for the second.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from model_store.contract.certainty import CertaintyMeasure, certainty
 from model_store.contract.manifest import InDistribution
@@ -24,17 +25,23 @@ from training.metrics import Floats, Ints, balanced_accuracy, expected_calibrati
 from training.train import log_priors
 
 MALIGNANT = np.array([lesion.malignant for lesion in lesions().values()])
-PRIOR_SHARES = tuple(np.round(np.linspace(0, 1, 21), 2).tolist())
+# (share, weight): the natural prior to some power for every picture, or for a part of the mixture.
+PRIORS: tuple[tuple[float, float], ...] = (
+    *((share, 1.0) for share in np.round(np.linspace(0, 1, 21), 2).tolist()),
+    *((share, weight) for share in (1.0, 2.0) for weight in np.round(np.linspace(0.05, 0.5, 10), 2).tolist()),
+)
 _TEMPERATURES = (0.05, 20.0)
+_SMALLEST = 1e-300  # a probability whose logarithm is still a number
 CERTAINTY_MEASURES: tuple[CertaintyMeasure, ...] = ("max_probability", "margin", "entropy")
 _NEAR_TIE = 0.005  # of balanced accuracy: a third of a validation part's standard error, so not a reason to choose
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A prior share with the temperature that fits it best, and what the two give on validation."""
+    """A prior with the temperature that fits it best, and what the two give on validation."""
 
     prior_share: float
+    prior_weight: float
     temperature: float
     negative_log_likelihood: float
     balanced_accuracy: float
@@ -43,10 +50,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Calibration:
-    """probabilities = softmax(logits / temperature + prior_share * log_prior)."""
+    """A mixture of a balanced class mix and one that is like the natural prior to the power of `prior_share`.
+
+    probabilities = (1 - prior_weight) * softmax(z) + prior_weight * softmax(z + prior_share * log_prior)
+    with z = logits / temperature.
+    """
 
     temperature: float
     prior_share: float
+    prior_weight: float
     log_prior: tuple[float, ...]
 
     @property
@@ -56,8 +68,9 @@ class Calibration:
 
     def probabilities(self, logits: NDArray[np.float32]) -> Floats:
         """Logits [N, classes] -> float64 [N, classes]."""
-        adjusted = logits / self.temperature + self.prior_share * np.asarray(self.log_prior)
-        return np.asarray(softmax(adjusted.astype(np.float64), axis=1))
+        balanced = logits.astype(np.float64) / self.temperature
+        natural = softmax(balanced + self.prior_share * np.asarray(self.log_prior), axis=1)
+        return np.asarray((1 - self.prior_weight) * softmax(balanced, axis=1) + self.prior_weight * natural)
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,7 @@ class OperatingPoint:
         return {
             "temperature": self.calibration.temperature,
             "prior_share": self.calibration.prior_share,
+            "prior_weight": self.calibration.prior_weight,
             "prior": self.calibration.prior,
             "malignancy_threshold": self.threshold,
             "reference_prevalence": self.reference_prevalence,
@@ -98,15 +112,14 @@ class OperatingPoint:
 def calibrate(
     logits: NDArray[np.float32], labels: Ints, log_prior: Sequence[float], decision: Decision
 ) -> OperatingPoint:
-    """Choose prior share and temperature, then the threshold, on natural-mix validation pictures.
+    """Choose the prior and the temperature, then the threshold, on natural-mix validation pictures.
 
     `logits` float32 [N, classes] and `labels` int64 [N] are of pictures with the natural class mix: on any other mix
     neither a probability nor a specificity means anything to a clinic.
     """
-    prior = np.asarray(log_prior)
-    candidates = tuple(_candidate(logits, labels, prior, prior_share) for prior_share in PRIOR_SHARES)
+    candidates = tuple(_candidate(logits, labels, tuple(log_prior), *prior) for prior in PRIORS)
     chosen = choose(candidates, decision.ece_limit)
-    calibration = Calibration(chosen.temperature, chosen.prior_share, tuple(prior.tolist()))
+    calibration = Calibration(chosen.temperature, chosen.prior_share, chosen.prior_weight, tuple(log_prior))
     probabilities = calibration.probabilities(logits)
     malignancy = probabilities[:, MALIGNANT].sum(axis=1)
     return OperatingPoint(
@@ -120,7 +133,7 @@ def calibrate(
 
 
 def choose(candidates: Sequence[Candidate], ece_limit: float) -> Candidate:
-    """The best balanced accuracy within the calibration limit; near-ties go to the larger share of the prior.
+    """The best balanced accuracy within the calibration limit; near-ties go to the smallest log likelihood loss.
 
     When no candidate keeps the limit, the one with the smallest calibration error.
     """
@@ -128,7 +141,8 @@ def choose(candidates: Sequence[Candidate], ece_limit: float) -> Candidate:
     if not calibrated:
         return min(candidates, key=lambda c: c.expected_calibration_error)
     best = max(c.balanced_accuracy for c in calibrated)
-    return max((c for c in calibrated if c.balanced_accuracy >= best - _NEAR_TIE), key=lambda c: c.prior_share)
+    near_ties = (c for c in calibrated if c.balanced_accuracy >= best - _NEAR_TIE)
+    return min(near_ties, key=lambda c: c.negative_log_likelihood)
 
 
 def at_prevalence(malignancy: Floats, reference: float, prevalence: float) -> Floats:
@@ -195,12 +209,15 @@ def choose_quality(measured: Sequence[PictureQuality], refused_share: float, min
     )
 
 
-def fit_temperature(logits: NDArray[np.float32], labels: Ints, offset: Floats) -> tuple[float, float]:
+def fit_temperature(
+    logits: NDArray[np.float32], labels: Ints, log_prior: tuple[float, ...], prior_share: float, prior_weight: float
+) -> tuple[float, float]:
     """The temperature with the smallest mean negative log likelihood, and that likelihood."""
 
     def loss(log_temperature: float) -> float:
-        scores = log_softmax(logits.astype(np.float64) / np.exp(log_temperature) + offset, axis=1)
-        return float(-scores[np.arange(len(labels)), labels].mean())
+        calibration = Calibration(float(np.exp(log_temperature)), prior_share, prior_weight, log_prior)
+        right = calibration.probabilities(logits)[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(right, _SMALLEST)).mean())
 
     found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x)), float(found.fun)
@@ -229,10 +246,16 @@ def natural_log_prior(pictures: tuple[Picture, ...], parts: dict[str, str], natu
     return tuple(log_priors(pictures, train)[any_of_it].double().tolist())
 
 
-def _candidate(logits: NDArray[np.float32], labels: Ints, log_prior: Floats, prior_share: float) -> Candidate:
-    temperature, loss = fit_temperature(logits, labels, prior_share * log_prior)
-    probabilities = Calibration(temperature, prior_share, tuple(log_prior)).probabilities(logits)
+def _candidate(
+    logits: NDArray[np.float32],
+    labels: Ints,
+    log_prior: tuple[float, ...],
+    prior_share: float,
+    prior_weight: float,
+) -> Candidate:
+    temperature, loss = fit_temperature(logits, labels, log_prior, prior_share, prior_weight)
+    probabilities = Calibration(temperature, prior_share, prior_weight, log_prior).probabilities(logits)
     once = np.ones((1, len(labels)))
     accuracy = balanced_accuracy(labels, probabilities.argmax(axis=1), len(CLASSES), once)
     error = expected_calibration_error(labels, probabilities, once)
-    return Candidate(prior_share, temperature, loss, float(accuracy[0]), float(error[0]))
+    return Candidate(prior_share, prior_weight, temperature, loss, float(accuracy[0]), float(error[0]))

@@ -47,18 +47,22 @@ _EXPECTED_OPERATORS = {
 
 
 class ShippedNetwork(nn.Module):
-    """What the graph computes: pixels uint8 [N, H, W, 3] -> the four outputs, in the order of `OUTPUTS`."""
+    """What the graph computes: pixels uint8 [N, H, W, 3] -> the four outputs, in the order of `OUTPUTS`.
+
+    Its probabilities are those of `calibrate.Calibration`.
+    """
 
     def __init__(self, network: EfficientNetLite, calibration: Calibration, head: GateHead | FeatureProbe) -> None:
         super().__init__()
         self.network = fold_batch_norms(network)
         self.head = copy.deepcopy(head).cpu().float().eval()
-        # softmax(logits / T + share * log prior): T goes into the last layer's weights, the prior into its biases.
         layer = self.network.fc
-        log_prior = torch.tensor(calibration.log_prior, dtype=torch.float32)
         weight = layer.weight.data / calibration.temperature
         self.weight = nn.Parameter(weight[:, :, None, None])  # as a 1 x 1 convolution
-        self.bias = nn.Parameter(layer.bias.data / calibration.temperature + calibration.prior_share * log_prior)
+        self.bias = nn.Parameter(layer.bias.data / calibration.temperature)
+        self.prior_weight = calibration.prior_weight
+        log_prior = torch.tensor(calibration.log_prior, dtype=torch.float32)
+        self.prior = nn.Parameter(calibration.prior_share * log_prior)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """uint8 [N, H, W, 3] -> probabilities [N, 7], class maps [N, 7, h, w], embedding [N, 64], score [N]."""
@@ -76,7 +80,9 @@ class ShippedNetwork(nn.Module):
             features = (plain + mirrored) / 2
         logits = class_maps.mean(dim=(2, 3), keepdim=True).flatten(1) + self.bias
         embedding, score = self.head(features)
-        return functional.softmax(logits, dim=1), class_maps, embedding, score
+        natural = functional.softmax(logits + self.prior, dim=1)
+        probabilities = (1 - self.prior_weight) * functional.softmax(logits, dim=1) + self.prior_weight * natural
+        return probabilities, class_maps, embedding, score
 
 
 def export_onnx(

@@ -48,7 +48,7 @@ def test_malignant_classes_are_the_lesion_tables() -> None:
 def test_temperature_is_recovered() -> None:
     """Logits that were made three times too confident get temperature 3."""
     evidence, labels = drawn()
-    temperature, _ = fit_temperature((3 * evidence).astype(np.float32), labels, np.log(PRIOR))
+    temperature, _ = fit_temperature((3 * evidence).astype(np.float32), labels, tuple(np.log(PRIOR)), 1.0, 1.0)
     assert temperature == pytest.approx(3, rel=0.1)
 
 
@@ -56,34 +56,55 @@ def test_whole_prior_calibrates() -> None:
     """With all of the prior added, prior-free logits give calibrated probabilities on the natural mix."""
     evidence, labels = drawn()
     table = calibrate(evidence.astype(np.float32), labels, np.log(PRIOR).tolist(), DECISION).candidates
-    assert table[-1].prior_share == 1
-    assert table[-1].expected_calibration_error < 0.02
-    assert table[0].balanced_accuracy > table[-1].balanced_accuracy
+    none, whole = (next(c for c in table if (c.prior_share, c.prior_weight) == (share, 1)) for share in (0, 1))
+    assert whole.expected_calibration_error < 0.02
+    assert none.balanced_accuracy > whole.balanced_accuracy
 
 
-def candidate(share: float, accuracy: float, error: float) -> Candidate:
-    return Candidate(share, 1.0, 1.0, accuracy, error)
+def test_a_mixture_lets_frequency_speak_for_the_second_diagnosis() -> None:
+    """A tenth of the natural mix leaves the balanced accuracy nearly as it is and finds more in the first two."""
+    evidence, labels = drawn()
+
+    def found(weight: float) -> tuple[float, float]:
+        ranked = np.argsort(-Calibration(1.0, 2.0, weight, tuple(np.log(PRIOR))).probabilities(evidence))
+        first = np.mean([(ranked[labels == label, 0] == label).mean() for label in range(7)])
+        return float(first), float((ranked[:, :2] == labels[:, None]).any(axis=1).mean())
+
+    (first, two), (first_mixed, two_mixed) = found(0.0), found(0.1)
+    assert first - first_mixed < 0.02
+    assert two_mixed - two > 0.02
+
+
+def candidate(share: float, loss: float, accuracy: float, error: float) -> Candidate:
+    return Candidate(share, 1.0, 1.0, loss, accuracy, error)
 
 
 @pytest.mark.parametrize(
     ("candidates", "chosen"),
     [
-        pytest.param([(0.0, 0.80, 0.20), (0.5, 0.75, 0.02), (1.0, 0.70, 0.01)], 0.5, id="best within the limit"),
-        pytest.param([(0.0, 0.752, 0.01), (0.5, 0.75, 0.01), (1.0, 0.70, 0.01)], 0.5, id="near-tie: the larger share"),
-        pytest.param([(0.0, 0.80, 0.20), (0.5, 0.75, 0.09), (1.0, 0.70, 0.10)], 0.5, id="none within: best calibrated"),
+        pytest.param(
+            [(0.0, 0.3, 0.80, 0.20), (0.5, 0.2, 0.75, 0.02), (1.0, 0.1, 0.70, 0.01)], 0.5, id="best within the limit"
+        ),
+        pytest.param(
+            [(0.0, 0.3, 0.752, 0.01), (0.5, 0.2, 0.75, 0.01), (1.0, 0.1, 0.70, 0.01)], 0.5, id="near-tie: likelihood"
+        ),
+        pytest.param(
+            [(0.0, 0.3, 0.80, 0.20), (0.5, 0.2, 0.75, 0.09), (1.0, 0.1, 0.70, 0.10)], 0.5, id="none: best calibrated"
+        ),
     ],
 )
-def test_prior_share_is_chosen_by_the_rule(candidates: list[tuple[float, float, float]], chosen: float) -> None:
-    """Best balanced accuracy within the calibration limit, near-ties to the larger share."""
+def test_the_prior_is_chosen_by_the_rule(candidates: list[tuple[float, float, float, float]], chosen: float) -> None:
+    """Best balanced accuracy within the calibration limit, near-ties to the smaller loss."""
     assert choose([candidate(*values) for values in candidates], 0.05).prior_share == chosen
 
 
 def test_probabilities_by_hand() -> None:
-    """softmax(logits / temperature + share * log prior)."""
-    calibration = Calibration(2.0, 0.5, tuple(np.log(PRIOR)))
+    """A quarter of softmax(logits / temperature + share * log prior), the rest without the prior."""
+    calibration = Calibration(2.0, 0.5, 0.25, tuple(np.log(PRIOR)))
     logits = np.arange(7, dtype=np.float32)[None, :]
-    expected = np.exp(logits / 2) * np.sqrt(PRIOR)
-    assert calibration.probabilities(logits) == pytest.approx(expected / expected.sum())
+    plain, natural = np.exp(logits / 2), np.exp(logits / 2) * np.sqrt(PRIOR)
+    expected = 0.75 * plain / plain.sum() + 0.25 * natural / natural.sum()
+    assert calibration.probabilities(logits) == pytest.approx(expected)
     assert calibration.prior == pytest.approx(dict(zip(CLASSES, PRIOR, strict=True)))
 
 

@@ -49,7 +49,8 @@ def test_manifest_says_what_was_chosen(smoke_chain: SmokeChain, smoke_config: Co
     assert manifest.malignancy.threshold == chosen["malignancy_threshold"]
     assert manifest.calibration.temperature == chosen["temperature"]
     assert manifest.calibration.prior_share == chosen["prior_share"]
-    assert len(chosen["candidates"]) == 21
+    assert manifest.calibration.prior_weight == chosen["prior_weight"]
+    assert len(chosen["candidates"]) == 41
     assert manifest.calibration.reference_prevalence == chosen["reference_prevalence"]
     assert manifest.certainty.measure == chosen["certainty"]["measure"]
     assert manifest.certainty.threshold == chosen["certainty"]["threshold"]

@@ -22,7 +22,7 @@ from training.quantise import (
     quantise,
 )
 
-FLAT = Calibration(1.0, 0.0, tuple(np.log(np.full(7, 1 / 7))))
+FLAT = Calibration(1.0, 0.0, 1.0, tuple(np.log(np.full(7, 1 / 7))))
 
 
 def images(seed: int, n: int = 8) -> NDArray[np.uint8]:
