@@ -53,7 +53,7 @@ class StoreTrouble:
 
 
 class Follower:
-    """`thread` runs everything that blocks: one thread of low priority."""
+    """`thread` runs everything that blocks: one thread, below the event loop's priority."""
 
     def __init__(
         self,
