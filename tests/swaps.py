@@ -36,6 +36,8 @@ from tests.service.stand_ins import graph, publish
 TOKEN = "a-token-for-the-swaps"
 _PROBES_PER_SECOND = 10.0
 _SWAP_SECONDS = 1.0  # from the command on: what happens in it counts as in a swap
+_SETTLED_SECONDS = 3.0  # after the command: what a swap leaves to do is done, and what happens counts as steady
+_SWAPS_BETWEEN_PAUSES = 25  # the machine's speed changes: steady seconds are taken among the swaps
 # The server closes what was idle for five seconds; a request that is just then put on it would be the client's fault.
 _LIMITS = httpx.Limits(keepalive_expiry=1.0)
 Expected = dict[tuple[str, str], list[NDArray[np.float32]]]
@@ -80,9 +82,11 @@ class Findings:
         return [probe.fault for probe in self.probes if probe.fault]
 
     def p99_seconds(self) -> tuple[float, float]:
-        """(in the second after a swap's command, otherwise)."""
-        swapping = [p for p in self.probes if any(0 <= p.due - command < _SWAP_SECONDS for command, _, _ in self.swaps)]
-        steady = [p for p in self.probes if p not in swapping]
+        """(in the second after a swap's command, steady)."""
+        commands = np.array([command for command, _, _ in self.swaps])
+        last = [p.due - commands[commands <= p.due].max(initial=-np.inf) for p in self.probes]
+        swapping = [p for p, ago in zip(self.probes, last, strict=True) if ago < _SWAP_SECONDS]
+        steady = [p for p, ago in zip(self.probes, last, strict=True) if ago >= _SETTLED_SECONDS]
         return _p99(swapping), _p99(steady)
 
 
@@ -175,6 +179,8 @@ async def run(plan: Plan, folder: Path) -> Findings:
                 for number in range(plan.swaps):
                     await _swap(client, store, "21"[number % 2], pictures[0], expected, found)
                     await asyncio.sleep(plan.interval_seconds)
+                    if (number + 1) % _SWAPS_BETWEEN_PAUSES == 0:
+                        await asyncio.sleep(plan.steady_seconds)
                 await asyncio.sleep(plan.interval_seconds)
                 found.resident_bytes.append(resident_bytes(service))
         return found
@@ -243,7 +249,8 @@ def _load(plan: Plan, rate: float, service: RunningService, folder: Path, found:
         yield
         return
     # A little longer than the swaps can be expected to take; ended early its report would be lost.
-    seconds = plan.steady_seconds + plan.swaps * (plan.interval_seconds + 0.5) + 5
+    pauses = 1 + plan.swaps // _SWAPS_BETWEEN_PAUSES
+    seconds = pauses * plan.steady_seconds + plan.swaps * (plan.interval_seconds + 0.5) + 5
     words = ("run", "--url", service.url, "--rate", f"{rate:.1f}", "--duration", f"{seconds:.0f}")
     command = [sys.executable, "-m", "loadtests", *words, "--report", str(folder / "load")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as generator:
@@ -276,14 +283,15 @@ def report(found: Findings) -> list[str]:
     until_reloaded, until_answered = (
         np.array([[reloaded - command, answered - command] for command, reloaded, answered in found.swaps]).T * 1000
     )
+    back = until_answered[1:]  # each of them to a version that served before
     start, end = found.resident_bytes[0], found.resident_bytes[-1]
     lines: list[Any] = [
         found.load_report.strip() or "no load but the probes",
         f"{len(found.swaps)} swaps, {len(found.probes)} answers compared bit for bit, {len(found.faults)} wrong",
-        f"p99 {in_swap * 1000:.0f} ms in swap seconds, {steady * 1000:.0f} ms otherwise: {in_swap / steady:.2f} times",
+        f"p99 {in_swap * 1000:.0f} ms in swap seconds, {steady * 1000:.0f} ms in steady: {in_swap / steady:.2f} times",
         f"command to reload's answer: median {np.median(until_reloaded):.0f} ms, longest {until_reloaded.max():.0f} ms",
         f"command to first answer: median {np.median(until_answered):.0f} ms, longest {until_answered.max():.0f} ms",
-        f"... of a version that served before: longest {until_answered[1:].max(initial=0):.0f} ms",
+        f"... of a way back: {(back <= 1000).sum()} of {len(back)} in 1 s, longest {max(back, default=0):.0f} ms",
         f"resident memory {start / 2**20:.1f} MiB -> {end / 2**20:.1f} MiB: {end / start - 1:+.1%}",
         *found.faults[:10],
     ]
@@ -295,7 +303,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swaps", type=int, default=500)
     parser.add_argument("--interval", type=float, default=2.0, help="seconds between swaps")
-    parser.add_argument("--steady", type=float, default=20.0, help="seconds without swaps before them")
+    parser.add_argument("--steady", type=float, default=20.0, help="seconds without swaps, before and among them")
     parser.add_argument("--share", type=float, default=0.7, help="of the measured capacity")
     parser.add_argument("--rate", type=float, help="requests a second instead")
     parser.add_argument("--tiny", action="store_true", help="networks that fit on a screen instead of the shipped one")
