@@ -45,7 +45,10 @@ Expected = dict[tuple[str, str], list[NDArray[np.float32]]]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of what. `rate_per_second` of the load is measured when it is None; with 0 there is none but probes."""
+    """How much of what. `rate_per_second` of the load is measured when it is None; with 0 there is none but probes.
+
+    `standby`: the version that served before stays loaded.
+    """
 
     swaps: int
     steady_seconds: float = 20.0
@@ -54,6 +57,7 @@ class Plan:
     rate_per_second: float | None = None
     deadline_seconds: float = 3.0
     shipped: bool = True
+    standby: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ async def run(plan: Plan, folder: Path) -> Findings:
     expected = expected_answers(store, pictures)
     options = ["--store", str(store.root), "--admin-token", TOKEN, "--store-poll-seconds", "0"]
     options += ["--deadline-seconds", str(plan.deadline_seconds)]
+    options += ["--also-serve", "previous"] if plan.standby else []
     with running_service(folder / "log", *options) as service:
         rate = _rate(plan, service) if plan.rate_per_second is None else plan.rate_per_second
         found = Findings()
@@ -307,8 +312,17 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=0.7, help="of the measured capacity")
     parser.add_argument("--rate", type=float, help="requests a second instead")
     parser.add_argument("--tiny", action="store_true", help="networks that fit on a screen instead of the shipped one")
+    parser.add_argument("--standby", action="store_true", help="keep the version of before loaded (also_serve)")
     options = parser.parse_args()
-    plan = Plan(options.swaps, options.steady, options.interval, options.share, options.rate, shipped=not options.tiny)
+    plan = Plan(
+        options.swaps,
+        options.steady,
+        options.interval,
+        options.share,
+        options.rate,
+        shipped=not options.tiny,
+        standby=options.standby,
+    )
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(run(plan, Path(folder)))
     print("\n".join(report(found)))  # noqa: T201
