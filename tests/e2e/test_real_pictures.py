@@ -50,10 +50,11 @@ def as_published(file: Path) -> bytes:
 
 
 def test_the_service_reaches_the_evaluations_figures(answers: list[tuple[str, dict]]) -> None:
-    """Balanced and top-2 accuracy of the probabilities are those of evaluation.json, within 0.002, in the variant that
-    serves; diagnoses are those probabilities' or, for the few pictures that the gate takes for no lesion, none.
+    """Balanced and top-2 accuracy of the probabilities are those of evaluation.json for the variant that serves, within
+    0.002; diagnoses are those probabilities' or, for the few pictures that the gate takes for no lesion, none.
     """
-    test = json.loads(SHIPPED_VERSION.read("evaluation.json"))["test"]["collections"]["ham10000"]
+    (variant,) = {answer["model"]["variant"] for _, answer in answers}
+    figures = _figures(variant)
     right: dict[str, list[bool]] = defaultdict(list)
     best_two = [sorted(answer["probabilities"], key=answer["probabilities"].get)[:-3:-1] for _, answer in answers]
     for (dx, answer), codes in zip(answers, best_two, strict=True):
@@ -63,8 +64,18 @@ def test_the_service_reaches_the_evaluations_figures(answers: list[tuple[str, di
     top2 = np.mean([dx in codes for (dx, _), codes in zip(answers, best_two, strict=True)])
     assert np.mean([not answer["in_distribution"]["accepted"] for _, answer in answers]) < 0.03
     balanced = np.mean([np.mean(hits) for hits in right.values()])
-    assert balanced == pytest.approx(test["balanced_accuracy"]["value"], abs=0.002)
-    assert top2 == pytest.approx(test["top2_accuracy"]["value"], abs=0.002)
+    assert balanced == pytest.approx(figures["balanced_accuracy"], abs=0.002)
+    assert top2 == pytest.approx(figures["top2_accuracy"], abs=0.002)
+
+
+def _figures(variant: str) -> dict[str, float]:
+    """Of the test part of HAM10000: fp32's stand first, any other's in the comparison with it."""
+    evaluation = json.loads(SHIPPED_VERSION.read("evaluation.json"))
+    if variant == "fp32":
+        found = evaluation["test"]["collections"]["ham10000"]
+        return {name: found[name]["value"] for name in ("balanced_accuracy", "top2_accuracy")}
+    compared = evaluation["variants"][variant]["ham10000"]["figures"]
+    return {name: found["b"]["value"] for name, found in compared.items()}
 
 
 @pytest.mark.parametrize("dx", SHIPPED_VERSION.manifest.classes)

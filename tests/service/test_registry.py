@@ -152,9 +152,8 @@ async def test_a_rollback_replays_few_golden_pictures(
 async def test_a_lone_picture_gets_its_threads_after_the_swap(following: Following, store: ModelStore) -> None:
     """The new version serves without waiting for them."""
     before = following.registry.current()
-    following.registry.lineup = replace(
-        following.registry.lineup, serving=replace(before, choice=replace(before.choice, threads_alone=2))
-    )
+    choice = replace(before.choice, threads_per_session=1, threads_alone=2)  # whatever was the best here
+    following.registry.lineup = replace(following.registry.lineup, serving=replace(before, choice=choice))
     publish(store.root, {"fp32": SECOND})
     await following.look()
     after = following.registry.current()
