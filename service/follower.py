@@ -165,7 +165,7 @@ class Follower:
         if loaded is None:
             return  # swapped out again
         with suppress(RuntimeError):  # the thread has ended, and soon the process
-            self._thread.submit(_complete, loaded)
+            self._thread.submit(_give_lone_pictures_more_threads, loaded)
 
     def _place(self, loaded: LoadedModel, version: str, wanted: Wanted) -> None:
         """Put a version into every role that it is wanted in, at once."""
@@ -207,7 +207,7 @@ class Follower:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _complete(loaded: LoadedModel) -> None:
+def _give_lone_pictures_more_threads(loaded: LoadedModel) -> None:
     try:
         loaded.give_lone_pictures_more_threads()
     except Exception as error:  # every picture is answered without

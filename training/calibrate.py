@@ -6,7 +6,7 @@ both keeps the most probable diagnosis mostly as it is without, and lets frequen
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,9 @@ def calibrate(
     `logits` float32 [N, classes] and `labels` int64 [N] are of pictures with the natural class mix: on any other mix
     neither a probability nor a specificity means anything to a clinic.
     """
-    candidates = tuple(_candidate(logits, labels, tuple(log_prior), *prior) for prior in PRIORS)
+    candidates = tuple(
+        _candidate(logits, labels, Calibration(1.0, share, weight, tuple(log_prior))) for share, weight in PRIORS
+    )
     chosen = choose(candidates, decision.ece_limit)
     calibration = Calibration(chosen.temperature, chosen.prior_share, chosen.prior_weight, tuple(log_prior))
     probabilities = calibration.probabilities(logits)
@@ -209,14 +211,12 @@ def choose_quality(measured: Sequence[PictureQuality], refused_share: float, min
     )
 
 
-def fit_temperature(
-    logits: NDArray[np.float32], labels: Ints, log_prior: tuple[float, ...], prior_share: float, prior_weight: float
-) -> tuple[float, float]:
-    """The temperature with the smallest mean negative log likelihood, and that likelihood."""
+def fit_temperature(logits: NDArray[np.float32], labels: Ints, calibration: Calibration) -> tuple[float, float]:
+    """The temperature that gives `calibration` the smallest mean negative log likelihood, and that likelihood."""
 
     def loss(log_temperature: float) -> float:
-        calibration = Calibration(float(np.exp(log_temperature)), prior_share, prior_weight, log_prior)
-        right = calibration.probabilities(logits)[np.arange(len(labels)), labels]
+        tempered = replace(calibration, temperature=float(np.exp(log_temperature)))
+        right = tempered.probabilities(logits)[np.arange(len(labels)), labels]
         return float(-np.log(np.maximum(right, _SMALLEST)).mean())
 
     found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded", options={"xatol": 1e-4})
@@ -246,16 +246,13 @@ def natural_log_prior(pictures: tuple[Picture, ...], parts: dict[str, str], natu
     return tuple(log_priors(pictures, train)[any_of_it].double().tolist())
 
 
-def _candidate(
-    logits: NDArray[np.float32],
-    labels: Ints,
-    log_prior: tuple[float, ...],
-    prior_share: float,
-    prior_weight: float,
-) -> Candidate:
-    temperature, loss = fit_temperature(logits, labels, log_prior, prior_share, prior_weight)
-    probabilities = Calibration(temperature, prior_share, prior_weight, log_prior).probabilities(logits)
+def _candidate(logits: NDArray[np.float32], labels: Ints, calibration: Calibration) -> Candidate:
+    """`calibration` with the temperature that fits it best."""
+    temperature, loss = fit_temperature(logits, labels, calibration)
+    probabilities = replace(calibration, temperature=temperature).probabilities(logits)
     once = np.ones((1, len(labels)))
     accuracy = balanced_accuracy(labels, probabilities.argmax(axis=1), len(CLASSES), once)
     error = expected_calibration_error(labels, probabilities, once)
-    return Candidate(prior_share, prior_weight, temperature, loss, float(accuracy[0]), float(error[0]))
+    return Candidate(
+        calibration.prior_share, calibration.prior_weight, temperature, loss, float(accuracy[0]), float(error[0])
+    )

@@ -48,7 +48,8 @@ def test_malignant_classes_are_the_lesion_tables() -> None:
 def test_temperature_is_recovered() -> None:
     """Logits that were made three times too confident get temperature 3."""
     evidence, labels = drawn()
-    temperature, _ = fit_temperature((3 * evidence).astype(np.float32), labels, tuple(np.log(PRIOR)), 1.0, 1.0)
+    untempered = Calibration(1.0, 1.0, 1.0, tuple(np.log(PRIOR)))
+    temperature, _ = fit_temperature((3 * evidence).astype(np.float32), labels, untempered)
     assert temperature == pytest.approx(3, rel=0.1)
 
 
