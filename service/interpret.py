@@ -19,6 +19,7 @@ from model_store.lesions import lesions
 from service.decode import DecodedPicture
 from service.engine import PictureOutput
 from service.schemas import (
+    CertaintyAnswer,
     Decision,
     Diagnosis,
     InDistributionAnswer,
@@ -61,6 +62,7 @@ class Interpretation:
     diagnoses: list[Diagnosis]
     probabilities: dict[str, float]
     malignancy: MalignancyAnswer
+    certainty: CertaintyAnswer
     quality: QualityAnswer
     in_distribution: InDistributionAnswer
     warnings: list[str]
@@ -75,13 +77,15 @@ def interpret(
     malignancy = malignancy_answer(given, manifest, prevalence)
     quality = quality_answer(picture, manifest)
     in_distribution = in_distribution_answer(output.in_distribution, manifest)
-    decision, reasons = decide(given, malignancy, quality, output.in_distribution, manifest)
+    certain = certainty_answer(given, manifest)
+    decision, reasons = decide(certain, malignancy, quality, output.in_distribution, manifest)
     return Interpretation(
         decision,
         reasons,
         two_most_probable(shown, manifest) if in_distribution.accepted else [],
         all_probabilities(shown, manifest),
         malignancy,
+        certain,
         quality,
         in_distribution,
         [
@@ -92,7 +96,7 @@ def interpret(
 
 
 def decide(
-    probabilities: Sequence[float],
+    certain: CertaintyAnswer,
     malignancy: MalignancyAnswer,
     quality: QualityAnswer,
     score: float,
@@ -112,7 +116,7 @@ def decide(
         return "refer", ["malignancy"]
     if limits.refuse_below <= score < limits.warn_below:
         reasons.append("unfamiliar")
-    if certainty(np.array([probabilities]), manifest.certainty.measure)[0] < manifest.certainty.threshold:
+    if not certain.accepted:
         reasons.append("uncertain")
     return ("abstain", reasons) if reasons else ("low_risk", [])
 
@@ -157,6 +161,14 @@ def quality_answer(picture: DecodedPicture, manifest: Manifest) -> QualityAnswer
     found = cast(list[QualityProblem], list(problems(picture.quality, manifest.quality)))
     scores = {name: round(value, 4) for name, value in asdict(picture.quality).items()}
     return QualityAnswer(accepted=not found, problems=found, scores=QualityScores.model_validate(scores))
+
+
+def certainty_answer(probabilities: Sequence[float], manifest: Manifest) -> CertaintyAnswer:
+    """How sure the network is of its first diagnosis, against the version's limit."""
+    rule = manifest.certainty
+    score = float(certainty(np.array([probabilities]), rule.measure, rule.class_weights)[0])
+    accepted = score >= rule.threshold
+    return CertaintyAnswer(accepted=accepted, score=round(score, _DIGITS), threshold=round(rule.threshold, _DIGITS))
 
 
 def in_distribution_answer(score: float, manifest: Manifest) -> InDistributionAnswer:

@@ -53,6 +53,17 @@ class MalignancyAnswer(_Body):
     )
 
 
+class CertaintyAnswer(_Body):
+    """Is the network sure enough of its first diagnosis?
+
+    Of the most certain answers fewer are wrong: the model card has the curve.
+    """
+
+    accepted: bool
+    score: float = Field(ge=0, le=1, description="higher is more certain; not a probability")
+    threshold: float = Field(ge=0, le=1, description="below it the answer counts as uncertain")
+
+
 class QualityScores(_Body):
     """Measured on what the network sees; shares, brightness and contrast are in [0, 1]."""
 
@@ -110,6 +121,7 @@ class Prediction(_Body):
     )
     probabilities: dict[str, float] = Field(description="all classes; calibrated, they sum to 1")
     malignancy: MalignancyAnswer
+    certainty: CertaintyAnswer
     quality: QualityAnswer
     in_distribution: InDistributionAnswer
     explanation: Explanation | None = Field(description="only when asked for with `explain`")

@@ -7,7 +7,7 @@ both keeps the most probable diagnosis mostly as it is without, and lets frequen
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -32,7 +32,10 @@ PRIORS: tuple[tuple[float, float], ...] = (
 )
 _TEMPERATURES = (0.05, 20.0)
 _SMALLEST = 1e-300  # a probability whose logarithm is still a number
-CERTAINTY_MEASURES: tuple[CertaintyMeasure, ...] = ("max_probability", "margin", "entropy")
+CERTAINTY_MEASURES: tuple[CertaintyMeasure, ...] = get_args(CertaintyMeasure)
+# Between a balanced mix, where each diagnosis is as likely to be right, and the natural one, where a network that was
+# taught to find rare classes is hardly ever certain of one. Powers from a third to three quarters sort alike.
+_CERTAINTY_PRIOR_SHARE = 0.5
 _NEAR_TIE = 0.005  # of balanced accuracy: a third of a validation part's standard error, so not a reason to choose
 
 
@@ -66,6 +69,11 @@ class Calibration:
         """Natural share of each class."""
         return dict(zip(CLASSES, np.exp(self.log_prior).tolist(), strict=True))
 
+    @property
+    def certainty_weights(self) -> tuple[float, ...]:
+        """What each class's probability counts in telling certain answers, [classes]."""
+        return tuple(np.exp(_CERTAINTY_PRIOR_SHARE * np.asarray(self.log_prior)).tolist())
+
     def probabilities(self, logits: NDArray[np.float32]) -> Floats:
         """Logits [N, classes] -> float64 [N, classes]."""
         balanced = logits.astype(np.float64) / self.temperature
@@ -78,6 +86,7 @@ class Certainty:
     """The measure of certainty that sorts right answers from wrong ones best, and where uncertain begins."""
 
     measure: CertaintyMeasure
+    class_weights: tuple[float, ...]
     threshold: float
     coverage: float
     area_under_risk_coverage: dict[str, float]  # of every measure: mean error rate over all coverages
@@ -128,7 +137,7 @@ def calibrate(
         calibration,
         threshold_for(malignancy, MALIGNANT[labels], decision.malignant_sensitivity),
         reference_prevalence(malignancy, float(MALIGNANT[labels].mean())),
-        choose_certainty(probabilities, labels, decision.certain_share),
+        choose_certainty(probabilities, labels, calibration.certainty_weights, decision.certain_share),
         len(labels),
         candidates,
     )
@@ -169,17 +178,19 @@ def reference_prevalence(malignancy: Floats, observed: float) -> float:
     return float(brentq(error, *edges))
 
 
-def choose_certainty(probabilities: Floats, labels: Ints, certain_share: float) -> Certainty:
+def choose_certainty(
+    probabilities: Floats, labels: Ints, class_weights: tuple[float, ...], certain_share: float
+) -> Certainty:
     """The measure with the smallest area under the risk-coverage curve; the limit leaves `certain_share` above it."""
     wrong = probabilities.argmax(axis=1) != labels
     areas: dict[str, float] = {}
     for measure in CERTAINTY_MEASURES:
-        ranked = wrong[np.argsort(-certainty(probabilities, measure), kind="stable")]
+        ranked = wrong[np.argsort(-certainty(probabilities, measure, class_weights), kind="stable")]
         areas[measure] = float((np.cumsum(ranked) / np.arange(1, len(ranked) + 1)).mean())
     best = min(CERTAINTY_MEASURES, key=lambda measure: areas[measure])
-    scores = certainty(probabilities, best)
+    scores = certainty(probabilities, best, class_weights)
     threshold = float(np.quantile(scores, 1 - certain_share))
-    return Certainty(best, threshold, float((scores >= threshold).mean()), areas)
+    return Certainty(best, class_weights, threshold, float((scores >= threshold).mean()), areas)
 
 
 def choose_gate(scores: dict[str, Floats], refused_share: float, warned_share: float) -> InDistribution:

@@ -36,7 +36,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.contract.certainty import CertaintyMeasure, certainty
+from model_store.contract.certainty import certainty
+from model_store.contract.manifest import Certainty
 from model_store.contract.quality import PictureQuality
 from training.calibrate import MALIGNANT
 from training.data import CLASSES
@@ -55,13 +56,13 @@ Outputs = dict[str, NDArray[np.float32]]
 def reference_statistics(
     training: tuple[Sequence[PictureQuality], Outputs],
     unseen: tuple[Sequence[PictureQuality], Outputs],
-    measure: CertaintyMeasure,
+    rule: Certainty,
 ) -> dict[str, Any]:
     """The content of reference.json, from each part's picture qualities [N] and the fp32 graph's outputs [N, ...]."""
     return {
         "format": FORMAT,
         "training": {"quantiles": list(QUANTILES)} | _pictures(*training),
-        "unseen": _pictures(*unseen) | _answers(unseen[1], measure),
+        "unseen": _pictures(*unseen) | _answers(unseen[1], rule),
     }
 
 
@@ -87,7 +88,7 @@ def _pictures(qualities: Sequence[PictureQuality], outputs: Outputs) -> dict[str
     }
 
 
-def _answers(outputs: Outputs, measure: CertaintyMeasure) -> dict[str, Any]:
+def _answers(outputs: Outputs, rule: Certainty) -> dict[str, Any]:
     probabilities = outputs[PROBABILITIES].astype(np.float64)
     predicted = np.bincount(probabilities.argmax(axis=1), minlength=len(CLASSES)) / len(probabilities)
     return {
@@ -95,10 +96,10 @@ def _answers(outputs: Outputs, measure: CertaintyMeasure) -> dict[str, Any]:
         "histograms": {
             "probability": {code: _histogram(probabilities[:, index]) for index, code in enumerate(CLASSES)},
             "malignancy": _histogram(probabilities[:, MALIGNANT].sum(axis=1)),
-            "certainty": _histogram(certainty(probabilities, measure)),
+            "certainty": _histogram(certainty(probabilities, rule.measure, rule.class_weights)),
             "in_distribution": _histogram(outputs[IN_DISTRIBUTION]),
         },
-        "certainty_measure": measure,
+        "certainty_measure": rule.measure,
         "predicted_class_shares": dict(zip(CLASSES, _rounded(predicted), strict=True)),
     }
 

@@ -119,11 +119,13 @@ def _choose_rules(run: Run, fp32: bytes, chosen: OperatingPoint) -> tuple[Rules,
         scores[picture.collection].append(score)
     by_collection = {name: np.array(values) for name, values in scores.items()}
     measured = qualities(images)
-    certainty = chosen.certainty
+    sure = chosen.certainty
     rules = Rules(
         chosen.threshold,
         chosen.reference_prevalence,
-        Certainty(measure=certainty.measure, threshold=certainty.threshold, coverage=certainty.coverage),
+        Certainty(
+            measure=sure.measure, class_weights=sure.class_weights, threshold=sure.threshold, coverage=sure.coverage
+        ),
         choose_gate(by_collection, decision.refused_share, decision.warned_share),
         choose_quality(measured, decision.quality_refused_share, decision.min_side_pixels),
     )
@@ -198,7 +200,7 @@ def _reference(run: Run, fp32: bytes, sample: NDArray[np.uint8], validation: Tes
     return reference_statistics(
         (qualities(sample), training.outputs),
         (qualities(validation.images[natural]), unseen),
-        rules.certainty.measure,
+        rules.certainty,
     )
 
 

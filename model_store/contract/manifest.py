@@ -93,9 +93,13 @@ class Malignancy(_Part):
 
 
 class Certainty(_Part):
-    """Below `threshold` an answer is uncertain; `coverage` is the share of validation pictures at or above it."""
+    """Below `threshold` an answer is uncertain; `coverage` is the share of validation pictures at or above it.
+
+    `class_weights`, one for each of the manifest's `classes`, belong to the measure `weighted_probability`.
+    """
 
     measure: CertaintyMeasure
+    class_weights: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
     threshold: float = Field(ge=0, le=1)
     coverage: float = Field(ge=0, le=1)
 
@@ -208,6 +212,8 @@ class Manifest(_Part):
             raise ValueError("golden.tolerance must name each variant once")
         if set(self.calibration.prior) != set(self.classes):
             raise ValueError("calibration.prior must name each class once")
+        if len(self.certainty.class_weights) not in (0, len(self.classes)):
+            raise ValueError("certainty.class_weights must be as many as classes")
         return self
 
     @property

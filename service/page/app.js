@@ -66,7 +66,7 @@ const ROLES = {
 };
 
 const PNG_DATA = "data:image/png;base64,";
-const ANSWER_PARTS = ["reasons", "diagnoses", "probabilities", "malignancy", "quality", "in_distribution", "model", "warnings", "timing_ms"];
+const ANSWER_PARTS = ["reasons", "diagnoses", "probabilities", "malignancy", "certainty", "quality", "in_distribution", "model", "warnings", "timing_ms"];
 
 const byId = (id) => document.getElementById(id);
 // phase: empty -> running -> answer or problem
@@ -457,7 +457,7 @@ function renderMalignancy(malignancy) {
 
 /** Where the system abstains, the network's numbers are not the result: they stand behind a fold that begins closed. */
 function renderFolds(answer, fresh) {
-  const { diagnoses, quality, in_distribution: familiar } = answer;
+  const { diagnoses, certainty, quality, in_distribution: familiar } = answer;
   byId("behind").hidden = !abstains(answer);
   byId(abstains(answer) ? "behind" : "in-front").append(byId("numbers"));
   if (fresh) byId("behind").open = false;
@@ -465,6 +465,7 @@ function renderFolds(answer, fresh) {
   setText("check-summary", checkText(answer));
   const scores = Object.entries(SCORES).map(([code, [label, written]]) => [label, written(quality.scores[code])]);
   scores.push(["Likeness to lesions", `${familiar.score.toFixed(2)} of 1 (no lesion below ${familiar.threshold.toFixed(2)})`]);
+  scores.push(["Certainty of the answer", `${certainty.score.toFixed(2)} of 1 (uncertain below ${certainty.threshold.toFixed(2)})`]);
   fill("check-scores", scores, ([label, value]) => {
     const pair = document.createElement("div");
     pair.append(element("dt", label), element("dd", value));

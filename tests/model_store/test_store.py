@@ -103,6 +103,8 @@ def test_a_wrong_manifest_is_told_in_one_line(directory: DirectoryPlace, change:
         {"classes": ("mel", "unheard-of")},
         {"classes": ("mel", "mel")},
         {"malignancy": fields()["malignancy"] | {"threshold": float("nan")}},
+        {"certainty": fields()["certainty"] | {"class_weights": [0.5]}},
+        {"certainty": fields()["certainty"] | {"class_weights": [0.5, 0.0]}},
         {"variants": {"fp32": FP32 | {"file": "other.onnx"}, "int8": INT8}},
         {"variants": {"fp32": FP32, "int8": INT8 | {"file": "model.onnx"}}},
         {"variants": {"int8": INT8}},

@@ -58,6 +58,23 @@ def test_certainty_is_measured_as_the_manifest_says(measure: str, threshold: flo
         assert interpret(output(bkl=0.3), picture(), limits, None).decision == decision
 
 
+def test_the_answer_says_how_certain_it_is() -> None:
+    """Score and limit as the decision takes them; a site's prevalence moves neither."""
+    rule = {
+        "measure": "weighted_probability",
+        "threshold": 0.3,
+        "class_weights": [0.5] * 5 + [1.0, 0.5],
+        "coverage": 0.8,
+    }
+    for prevalence in (None, 0.5):
+        found = interpret(output(mel=0.4), picture(), manifest(certainty=rule), prevalence).certainty
+        assert (found.accepted, found.threshold) == (True, 0.3)
+        assert found.score == pytest.approx(0.6 / 0.8, abs=1e-6)  # 0.6 for nv counts whole, 0.4 for mel half
+        assert not interpret(
+            output(mel=0.4), picture(), manifest(certainty=rule | {"threshold": 0.76}), None
+        ).certainty.accepted
+
+
 def test_the_two_most_probable_come_best_first() -> None:
     """Order, name and malignancy belong to the class."""
     first, second = reading(mel=0.3, bkl=0.1).diagnoses

@@ -43,6 +43,7 @@ def test_the_answer_has_exactly_the_documented_fields(client: httpx.Client, mani
             "negative_predictive_value",
         },
         "quality": {"accepted", "problems", "scores"},
+        "certainty": {"accepted", "score", "threshold"},
         "in_distribution": {"accepted", "score", "threshold"},
         "explanation": None,
         "warnings": None,

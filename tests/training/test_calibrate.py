@@ -171,9 +171,25 @@ def test_certainty_measure_is_the_one_that_sorts_errors_best() -> None:
         rest = (1 - first - second) / 5
         probabilities.append([first, second, *[rest] * 5])
         labels.append(int(narrow and random.random() < 0.5))
-    found = choose_certainty(np.array(probabilities), np.array(labels, np.int64), 0.75)
+    found = choose_certainty(np.array(probabilities), np.array(labels, np.int64), (1.0,) * 7, 0.75)
     assert found.measure == "margin"
     assert found.coverage == pytest.approx(0.75)
+
+
+def test_certainty_knows_that_rare_diagnoses_are_often_wrong() -> None:
+    """Right nine times in ten where common, one in ten where rare, with the same probability: the weights must win."""
+    random = np.random.default_rng(5)
+    probabilities, labels = [], []
+    for number in range(400):
+        first, other = (5, 3) if number % 2 else (3, 5)  # nv is common, df rare
+        row = np.full(7, 0.02)
+        row[first], row[other] = 0.6 + 0.05 * random.random(), 0.25
+        probabilities.append(row / row.sum())
+        labels.append(first if random.random() < (0.9 if first == 5 else 0.1) else other)
+    weights = Calibration(1.0, 0.0, 1.0, tuple(np.log([0.1, 0.1, 0.1, 0.02, 0.1, 0.5, 0.08]))).certainty_weights
+    found = choose_certainty(np.array(probabilities), np.array(labels, np.int64), weights, 0.5)
+    assert found.measure == "weighted_probability"
+    assert found.class_weights == pytest.approx(np.sqrt([0.1, 0.1, 0.1, 0.02, 0.1, 0.5, 0.08]))
 
 
 def test_gate_limits_keep_the_promise_in_every_collection() -> None:

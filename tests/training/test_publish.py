@@ -53,6 +53,8 @@ def test_manifest_says_what_was_chosen(smoke_chain: SmokeChain, smoke_config: Co
     assert len(chosen["candidates"]) == 41
     assert manifest.calibration.reference_prevalence == chosen["reference_prevalence"]
     assert manifest.certainty.measure == chosen["certainty"]["measure"]
+    assert list(manifest.certainty.class_weights) == chosen["certainty"]["class_weights"]
+    assert manifest.certainty.class_weights == pytest.approx([manifest.calibration.prior[c] ** 0.5 for c in CLASSES])
     assert manifest.certainty.threshold == chosen["certainty"]["threshold"]
     assert (manifest.preprocessing.height, manifest.preprocessing.resize) == (64, "squash")
     assert manifest.malignancy.target_sensitivity == smoke_config.decision.malignant_sensitivity

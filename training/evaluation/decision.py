@@ -98,13 +98,14 @@ def qualities(images: NDArray[np.uint8]) -> list[PictureQuality]:
 
 def abstain_reasons(answers: Answers, rules: Rules) -> dict[str, Bools]:
     """Which pictures each reason to abstain holds for; several may."""
-    sure = certainty(answers.predictions.probabilities, rules.certainty.measure)
+    rule = rules.certainty
+    sure = certainty(answers.predictions.probabilities, rule.measure, rule.class_weights)
     lesion = answers.scores >= rules.in_distribution.refuse_below
     return {
         "not_a_lesion": ~lesion,
         "poor_quality": answers.poor,
         "unfamiliar": lesion & (answers.scores < rules.in_distribution.warn_below),
-        "uncertain": sure < rules.certainty.threshold,
+        "uncertain": sure < rule.threshold,
     }
 
 

@@ -21,7 +21,7 @@ def selective_report(part: Predictions, chosen: Certainty, resample: Resampling)
     AURC, the area under the curve, is given for every measure: the mean error over all coverages (Geifman 2017).
     """
     wrong = part.probabilities.argmax(axis=1) != part.labels
-    sure = certainty(part.probabilities, chosen.measure)
+    sure = certainty(part.probabilities, chosen.measure, chosen.class_weights)
     once, drawn = np.ones((1, len(wrong))), resample.weights(part.pictures)
     steps = np.array([CERTAIN_SHARE, 1.0])
     plain, resampled = (metrics.selective_risk(wrong, sure, weights, steps) for weights in (once, drawn))
@@ -36,16 +36,17 @@ def selective_report(part: Predictions, chosen: Certainty, resample: Resampling)
         "ratio_to_error": with_interval(
             metrics.ratio(plain[:, 0], plain[:, 1]), metrics.ratio(resampled[:, 0], resampled[:, 1])
         ),
-        "area_under_risk_coverage": {m: round(float(_curve(part, m).mean()), 5) for m in MEASURES},
+        "area_under_risk_coverage": {m: round(float(_curve(part, m, chosen).mean()), 5) for m in MEASURES},
         "curve": {
             "coverage": COVERAGES.tolist(),
-            "error": {m: [round(float(e), 5) for e in _curve(part, m)] for m in MEASURES},
+            "error": {m: [round(float(e), 5) for e in _curve(part, m, chosen)] for m in MEASURES},
         },
     }
 
 
-def _curve(part: Predictions, measure: CertaintyMeasure) -> Floats:
-    """Share of wrong first diagnoses at each of `COVERAGES`."""
+def _curve(part: Predictions, measure: CertaintyMeasure, chosen: Certainty) -> Floats:
+    """Share of wrong first diagnoses at each of `COVERAGES`, by another measure with the weights of the chosen one."""
     wrong = part.probabilities.argmax(axis=1) != part.labels
     once = np.ones((1, len(wrong)))
-    return np.asarray(metrics.selective_risk(wrong, certainty(part.probabilities, measure), once, COVERAGES)[0])
+    sure = certainty(part.probabilities, measure, chosen.class_weights)
+    return np.asarray(metrics.selective_risk(wrong, sure, once, COVERAGES)[0])

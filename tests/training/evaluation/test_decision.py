@@ -108,7 +108,7 @@ def test_evaluated_rules_are_the_services() -> None:
     manifest = SimpleNamespace(certainty=RULES.certainty, in_distribution=RULES.in_distribution)
     served = [
         interpret.decide(
-            row.tolist(),
+            interpret.certainty_answer(row.tolist(), manifest),  # type: ignore[arg-type]
             SimpleNamespace(above_threshold=malignancy >= RULES.threshold),  # type: ignore[arg-type]
             SimpleNamespace(problems=["blurred"] if poor else []),  # type: ignore[arg-type]
             float(score),

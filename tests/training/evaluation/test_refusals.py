@@ -70,7 +70,7 @@ def test_reference_describes_the_arrays() -> None:
         "in_distribution": RANDOM.random(40).astype(np.float32),
     }
     found = json.loads(
-        json.dumps(reference_statistics((qualities, outputs), (qualities, outputs), "margin"), allow_nan=False)
+        json.dumps(reference_statistics((qualities, outputs), (qualities, outputs), RULES.certainty), allow_nan=False)
     )
     brightness = np.quantile([quality.brightness for quality in qualities], QUANTILES)
     assert found["training"]["quality"]["brightness"] == pytest.approx(brightness, rel=1e-4)
