@@ -33,6 +33,7 @@ _LOCK_POLL_SECONDS = 0.05
 # A publish, step by step, as its observer hears of it: each word is said when the step is done.
 Step = Literal["begun", "file stored", "manifest stored", "synced", "visible", "durable", "swept"]
 OnStep = Callable[[Step], None]
+Seal = tuple[tuple[str, int, int, int, int, int, int], ...]  # of each path what `seal_of` says
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,20 @@ class Directory:
             raise
         except OSError as error:
             raise StoreError(f"cannot write to the model store at {folder}: {error.strerror}") from error
+
+
+def seal_of(folder: Path) -> Seal | None:
+    """What the file system keeps of a folder and all that lies below it; None when that cannot be told.
+
+    Whoever writes to a file, replaces, adds or removes one changes its size, its times or its number: the time of the
+    last change of a file's status (ctime) cannot be set by hand.
+    """
+    try:
+        paths = [folder, *sorted(folder.rglob("*"))]
+        found = [(str(path), path.lstat()) for path in paths]
+    except OSError:
+        return None
+    return tuple((path, s.st_dev, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in found)
 
 
 def read_inside(folder: Path, file: str, limit_bytes: int) -> bytes:

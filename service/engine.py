@@ -2,9 +2,11 @@
 
 import logging
 import queue
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -18,7 +20,7 @@ from service.log import log
 # Another build of libjpeg or Pillow may round a pixel differently; two levels of 255 change no answer.
 _TENSOR_TOLERANCE_LEVELS = 2
 # Enough between two sessions of one graph, and of a graph that has proved itself here: a swap should not take long.
-_FEW_PICTURES = 2
+_FEW_PICTURES = 1
 
 
 class SelfTestError(Exception):
@@ -56,6 +58,19 @@ class NetworkOutput:
         return all(np.array_equal(here, vars(other)[name]) for name, here in vars(self).items())
 
 
+@dataclass(frozen=True)
+class Proof:
+    """Of a variant that answered all its golden vectors rightly in this process: what the next engine of it needs.
+
+    `golden` are the first of them. `optimised` is the graph as ONNX Runtime has rewritten it for this processor, where
+    it was asked for: half of the work of making a session, and the same bits.
+    """
+
+    variant: VariantName
+    golden: GoldenVectors
+    optimised: bytes | None = None
+
+
 class Engine:
     """One variant. `infer` may be called from several threads, each of which has `threads_per_session` to compute.
 
@@ -68,13 +83,10 @@ class Engine:
         variant: VariantName,
         threads_per_session: int = 1,
         workers: int = 1,
-        *,
-        proven: bool = False,
+        proof: Proof | None = None,
     ) -> None:
-        """Load the graph for `workers` callers at once and replay the golden vectors.
+        """Load the graph for `workers` callers at once and replay the golden vectors; with a `proof` only those in it.
 
-        `proven`: the same bytes have answered all of them rightly in this process; then the tensors of the first two
-        will do.
         With one thread a session computes in the thread that calls, so one session serves any number of callers.
         More threads belong to their session: then each worker needs one of its own.
         Raises SelfTestError, DamagedVersionError.
@@ -85,17 +97,18 @@ class Engine:
         self._alone: onnxruntime.InferenceSession | None = None
         self.threads_per_session = self.threads_alone = threads_per_session
         try:
-            graph = version.read(version.manifest.variants[variant].file)
-            golden = _golden(version, variant, proven=proven)
+            golden = proof.golden if proof else _golden(version, variant)
+            optimised = proof.optimised if proof else None
+            graph = optimised or version.read(version.manifest.variants[variant].file)
             for _ in range(1 if threads_per_session == 1 else workers):
-                session = _session(graph, threads_per_session)
+                session = _session(graph, threads_per_session, optimised=optimised is not None)
                 _check_signature(session, version.manifest)
                 found = self._run(session, golden.tensors)  # warm-up and proof in one
                 _check_answers(found, golden.answers[variant], version.manifest.golden.tolerance[variant])
                 self._idle.put(session)
         except SelfTestError as error:
             raise SelfTestError(f"{version.manifest.name} {version.manifest.version} {variant}: {error}") from error
-        self._few_images = golden.tensors[:_FEW_PICTURES].copy()
+        self.proof = Proof(variant, golden.first(_FEW_PICTURES), optimised)
         if threads_per_session == 1:
             self._shared = self._idle.get()
 
@@ -114,11 +127,36 @@ class Engine:
         """
         if threads == self.threads_alone:
             return
-        session = _session(version.read(version.manifest.variants[self.variant].file), threads)
-        if self._run(session, self._few_images).equals(self.infer(self._few_images)):
+        optimised = self.proof.optimised
+        graph = optimised or version.read(version.manifest.variants[self.variant].file)
+        session = _session(graph, threads, optimised=optimised is not None)
+        if self._agrees(session):
             self._alone, self.threads_alone = session, threads
         else:
             log(logging.WARNING, "a lone picture gets no more threads: they change its answer", threads=threads)
+
+    def keep_optimised(self, version: ModelVersion) -> None:
+        """Put the optimised graph into `proof`, unless it gives other bits or there is no place to write it to.
+
+        Raises SelfTestError, DamagedVersionError.
+        """
+        if self.proof.optimised is not None:
+            return
+        graph = version.read(version.manifest.variants[self.variant].file)
+        try:
+            optimised = _optimised(graph)
+        except OSError as error:  # ONNX Runtime gives it to a file only
+            log(logging.WARNING, "the optimised graph is not kept", reason=error.strerror)
+            return
+        if self._agrees(_session(optimised, self.threads_per_session, optimised=True)):
+            self.proof = replace(self.proof, optimised=optimised)
+        else:
+            log(logging.WARNING, "the optimised graph is not kept: it changes answers")
+
+    def _agrees(self, session: onnxruntime.InferenceSession) -> bool:
+        """Whether it gives the bits of those that serve."""
+        images = self.proof.golden.tensors
+        return self._run(session, images).equals(self.infer(images))
 
     @contextmanager
     def _free_session(self) -> Iterator[onnxruntime.InferenceSession]:
@@ -137,7 +175,7 @@ class Engine:
         return NetworkOutput(*session.run(wanted, {self._graph.input: images}))
 
 
-def _golden(version: ModelVersion, variant: VariantName, *, proven: bool) -> GoldenVectors:
+def _golden(version: ModelVersion, variant: VariantName) -> GoldenVectors:
     """The golden vectors, whose pictures become their tensors here too: those of the training machine."""
     manifest = version.manifest
     try:
@@ -145,14 +183,27 @@ def _golden(version: ModelVersion, variant: VariantName, *, proven: bool) -> Gol
         golden.answers[variant]  # asked for here: a variant without answers proves nothing
     except (ValueError, KeyError, OSError) as error:
         raise SelfTestError("the golden vectors cannot be read") from error
-    if proven:
-        return golden.first(_FEW_PICTURES)
     _check_preprocessing(golden, manifest)
     return golden
 
 
-def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+def _optimised(graph: bytes) -> bytes:
+    """The graph as ONNX Runtime rewrites it for this processor. Raises SelfTestError, OSError."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "optimised.onnx"
+        _session(graph, 1, written_to=file)
+        return file.read_bytes()
+
+
+def _session(
+    graph: bytes, threads: int, *, optimised: bool = False, written_to: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """`optimised`: the graph is taken as it is; otherwise it is optimised, and then `written_to` a file if asked."""
     options = onnxruntime.SessionOptions()
+    if optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if written_to:
+        options.optimized_model_filepath = str(written_to)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A thread that spins while it waits takes its core from decoding and from the event loop.

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 from model_store.errors import StoreError, StoreUnavailableError
-from service.loading import LoadedModel, Refusal, RefusalReason, RefusedVersionError, Wanted
+from service.loading import LoadedModel, Loader, Refusal, RefusalReason, RefusedVersionError, Wanted
 from service.log import log
 from service.registry import Registry
 from service.tuning import give_memory_back
@@ -160,12 +160,12 @@ class Follower:
         return loaded
 
     def _complete(self, loading: "weakref.ref[LoadedModel]") -> None:
-        """What only a lone picture gains by is half of a load's work: it waits until the swap is over."""
+        """Half of a load's work serves only lone pictures and the next load: it waits until the swap is over."""
         loaded = loading()
         if loaded is None:
             return  # swapped out again
         with suppress(RuntimeError):  # the thread has ended, and soon the process
-            self._thread.submit(_give_lone_pictures_more_threads, loaded)
+            self._thread.submit(_settle, self._registry.loader, loaded)
 
     def _place(self, loaded: LoadedModel, version: str, wanted: Wanted) -> None:
         """Put a version into every role that it is wanted in, at once."""
@@ -207,9 +207,9 @@ class Follower:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _give_lone_pictures_more_threads(loaded: LoadedModel) -> None:
+def _settle(loader: Loader, loaded: LoadedModel) -> None:
     try:
-        loaded.give_lone_pictures_more_threads()
+        loader.settle(loaded)
     except Exception as error:  # every picture is answered without
-        log(logging.WARNING, "a lone picture gets no more threads", exc_info=error)
+        log(logging.WARNING, "what a swap leaves to do has failed: lone pictures get no more threads", exc_info=error)
     give_memory_back()  # what making a session has used

@@ -21,10 +21,11 @@ from model_store.errors import (
 )
 from model_store.graph_check import check_graphs
 from model_store.signatures import TrustPolicy
+from model_store.storage import Seal
 from model_store.store import ModelStore, ModelVersion
 from service.choice import Choice, Wishes
 from service.choice_cache import ChoiceCache
-from service.engine import Engine, SelfTestError
+from service.engine import Engine, Proof, SelfTestError
 from service.log import log
 from service.machine import Machine, this_machine
 from service.quick_choice import engine_beside
@@ -32,6 +33,7 @@ from service.schemas import ServingModel
 from service.tuning import tuned_engine
 
 CANDIDATE = "candidate"
+_PROOFS = 3  # as many versions as one goes back and forth between: production, the one before it, a candidate
 # Missing; not what was published; a graph that may not be run; signatures; golden vectors; whatever nobody foresaw.
 RefusalReason = Literal["not_found", "damaged", "unsafe_graph", "untrusted", "self_test", "load_failed"]
 _REASONS: Sequence[tuple[type[Exception], RefusalReason]] = (
@@ -56,10 +58,6 @@ class LoadedModel:
     def manifest(self) -> Manifest:
         """The version's manifest."""
         return self.version.manifest
-
-    def give_lone_pictures_more_threads(self) -> None:
-        """As many as were chosen. Raises as Engine.add_session_alone does."""
-        self.engine.add_session_alone(self.version, self.choice.threads_alone)
 
     @cached_property  # part of every answer
     def identity(self) -> ServingModel:
@@ -116,7 +114,8 @@ class Loader:
         self._wishes, self._cache, self._policy = wishes, cache, policy
         # By digest, which names every byte of a version: what was found out of it once holds.
         self._choices: dict[str, Choice] = {}
-        self._safe: set[str] = set()  # graphs that may be run
+        self._seals: dict[str, Seal | None] = {}  # of versions that are whole and signed, with graphs that may be run
+        self._proofs: dict[str, Proof] = {}  # of the latest, which may hold some megabytes each
 
     def look(self, alias: str, also_serve: Sequence[str], *, shadow: bool) -> Wanted:
         """Ask the store what the aliases stand for now. Raises StoreError when it cannot tell."""
@@ -145,7 +144,7 @@ class Loader:
     def beside(self, version: str, running: Choice | None) -> LoadedModel:
         """While another one serves: in its threads, without measuring more than a moment's work.
 
-        A lone picture has no more threads than any other until `give_lone_pictures_more_threads`.
+        A lone picture has no more threads than any other until `settle`.
         Raises RefusedVersionError with the reason, whatever went wrong, and StoreUnavailableError.
         """
         started = time.monotonic()
@@ -158,27 +157,47 @@ class Loader:
         log(logging.INFO, "version loaded", version=version, seconds=round(time.monotonic() - started, 2))
         return loaded
 
+    def settle(self, loaded: LoadedModel) -> None:
+        """What a swap need not wait for: more threads for lone pictures, and a quick way back to this version.
+
+        Raises SelfTestError, StoreError.
+        """
+        loaded.engine.keep_optimised(loaded.version)
+        self._remembered(loaded)
+        loaded.engine.add_session_alone(loaded.version, loaded.choice.threads_alone)
+
     def _loaded_beside(self, version: str, running: Choice) -> LoadedModel:
         checked, machine = self._checked(version), this_machine()
         known = self._choices.get(checked.digest)
-        proven = known is not None
         if known is None:
             known = self._cache.recall(machine, checked.digest, self._wishes) if self._cache else None
             if known is None or not _has_run_fp32(known):
                 Engine(checked, "fp32")  # as at start: the evaluation is of fp32; where it is wrong, trust nothing
-        engine, choice = engine_beside(checked, running, known, proven=proven)
+        engine, choice = engine_beside(checked, running, known, self._proofs.get(checked.digest))
         return self._remembered(LoadedModel(checked, engine, choice, machine))
 
     def _checked(self, version: str) -> ModelVersion:
-        """Raises StoreError. Nothing of a graph is run before this."""
+        """Raises StoreError. Nothing of a graph is run before this.
+
+        What has passed and was not touched since is not read again: hashing every file is a third of a swap's work.
+        """
+        opened = self.store.open(self.name, version)
+        seal = opened.seal()
+        if seal is not None and seal == self._seals.get(opened.digest):
+            return opened
         verified = self.store.verify(self.name, version, self._policy)
-        if verified.digest not in self._safe:
+        if verified.digest not in self._seals:
             check_graphs(verified)
-            self._safe.add(verified.digest)
+        self._seals[verified.digest] = seal
         return verified
 
     def _remembered(self, loaded: LoadedModel) -> LoadedModel:
-        self._choices[loaded.version.digest] = loaded.choice
+        digest = loaded.version.digest
+        self._choices[digest] = loaded.choice
+        self._proofs.pop(digest, None)  # the newest stand last
+        self._proofs[digest] = loaded.engine.proof
+        for oldest in list(self._proofs)[:-_PROOFS]:
+            del self._proofs[oldest]
         return loaded
 
     def _digest(self, version: str) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from model_store.contract.manifest import VariantName
 from model_store.store import ModelVersion
 from service.choice import Choice, Measured, choose
-from service.engine import Engine, SelfTestError
+from service.engine import Engine, Proof, SelfTestError
 from service.log import log
 from service.tuning import batch_job
 
@@ -15,11 +15,11 @@ _RUNS = 3
 
 
 def engine_beside(
-    version: ModelVersion, running: Choice, known: Choice | None, *, proven: bool = False
+    version: ModelVersion, running: Choice, known: Choice | None, proof: Proof | None = None
 ) -> tuple[Engine, Choice]:
     """An engine for the threads of the `running` one; `known` is what was chosen for this version on this machine.
 
-    `proven`: the known variant has answered all golden vectors rightly in this process.
+    `proof`: of the variant that was loaded before in this process.
     The number format that was fastest for the running network is taken for the new one too, as far as its answers are
     right. Raises SelfTestError when those of no variant are.
     """
@@ -34,7 +34,7 @@ def engine_beside(
                 variant,
                 running.threads_per_session,
                 running.workers,
-                proven=proven and variant == first,
+                proof if proof and proof.variant == variant else None,
             )
         except SelfTestError as error:
             refused[variant] = str(error)

@@ -42,7 +42,7 @@ class GoldenVectors:
             variant: GoldenAnswers(given.probabilities[:count], given.in_distribution[:count])
             for variant, given in self.answers.items()
         }
-        return GoldenVectors(self.pictures[:count], self.tensors[:count], answers)
+        return GoldenVectors(self.pictures[:count], self.tensors[:count].copy(), answers)  # no view: the rest may go
 
 
 def write_golden(golden: GoldenVectors) -> bytes:
