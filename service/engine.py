@@ -138,17 +138,18 @@ class Engine:
     def keep_optimised(self, version: ModelVersion) -> None:
         """Put the optimised graph into `proof`, unless it gives other bits or there is no place to write it to.
 
-        Raises SelfTestError, DamagedVersionError.
+        Raises DamagedVersionError.
         """
         if self.proof.optimised is not None:
             return
         graph = version.read(version.manifest.variants[self.variant].file)
         try:
-            optimised = _optimised(graph)
-        except OSError as error:  # ONNX Runtime gives it to a file only
-            log(logging.WARNING, "the optimised graph is not kept", reason=error.strerror)
+            optimised = _optimised(graph)  # through a file: ONNX Runtime gives it no other way
+            agrees = self._agrees(_session(optimised, self.threads_per_session, optimised=True))
+        except (OSError, SelfTestError) as error:
+            log(logging.WARNING, "the optimised graph is not kept", reason=str(error))
             return
-        if self._agrees(_session(optimised, self.threads_per_session, optimised=True)):
+        if agrees:
             self.proof = replace(self.proof, optimised=optimised)
         else:
             log(logging.WARNING, "the optimised graph is not kept: it changes answers")
