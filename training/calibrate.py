@@ -158,8 +158,13 @@ def choose(candidates: Sequence[Candidate], ece_limit: float) -> Candidate:
 
 def at_prevalence(malignancy: Floats, reference: float, prevalence: float) -> Floats:
     """Malignancy probabilities [N] that are right where `reference` is the malignant share -> right at `prevalence`."""
-    change = prevalence / (1 - prevalence) * (1 - reference) / reference
-    return np.asarray(malignancy * change / (malignancy * change + 1 - malignancy))
+    factor = odds_factor(reference, prevalence)
+    return np.asarray(malignancy * factor / (malignancy * factor + 1 - malignancy))
+
+
+def odds_factor(reference: float, prevalence: float) -> float:
+    """What the odds of malignant against benign are multiplied by from one malignant share to another."""
+    return prevalence / (1 - prevalence) * (1 - reference) / reference
 
 
 def reference_prevalence(malignancy: Floats, observed: float) -> float:

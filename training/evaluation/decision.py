@@ -13,7 +13,7 @@ from model_store.contract.certainty import certainty
 from model_store.contract.manifest import Certainty, InDistribution, Manifest
 from model_store.contract.quality import PictureQuality, QualityLimits, measure, problems
 from training import metrics
-from training.calibrate import MALIGNANT
+from training.calibrate import MALIGNANT, odds_factor
 from training.data import Picture
 from training.evaluation.tables import (
     Interval,
@@ -148,8 +148,7 @@ def decision_report(answers: Answers, rules: Rules, resample: Resampling) -> dic
 
 def shift_prevalence(probabilities: Floats, reference: float, wanted: float) -> Floats:
     """Probabilities [N, classes] that are right for a malignant share of `reference`, for `wanted`."""
-    factor = wanted / (1 - wanted) * (1 - reference) / reference
-    shifted = probabilities * np.where(MALIGNANT, factor, 1.0)
+    shifted = probabilities * np.where(MALIGNANT, odds_factor(reference, wanted), 1.0)
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 

@@ -117,23 +117,19 @@ def draw_selective(found: dict[str, Any], what: str) -> Figure:
         label = f"{measure.replace('_', ' ')}{mark}: AURC {found['area_under_risk_coverage'][measure]:.3f}"
         style, width = _STYLES[index], 2.0 if mark else 1.1
         axes.plot(curve["coverage"], errors, style, color=_COLOURS[index], linewidth=width, label=label)
-    _mark_coverage(axes, 0.8, found["error_of_most_certain_80_percent"]["value"], "80 % most certain")
-    _mark_coverage(axes, found["coverage_at_threshold"]["value"], found["error_at_threshold"]["value"], "shipped limit")
+    marks = (
+        ("o", "80 % most certain", 0.8, found["error_of_most_certain_80_percent"]["value"]),
+        ("s", "shipped limit", found["coverage_at_threshold"]["value"], found["error_at_threshold"]["value"]),
+    )
+    for marker, of, coverage, error in marks:
+        if error is not None:  # of no answer at all
+            axes.plot(coverage, error, marker, color=_BLACK, markerfacecolor="none", label=f"{of}: {error:.3f}")
     axes.axhline(found["error"]["value"], color="#BBBBBB", linewidth=0.8)
     axes.set(xlabel="coverage: share of pictures answered", ylabel="wrong first diagnosis (share)", xlim=(0, 1.01))
     axes.set_ylim(bottom=0)
     axes.set_title(f"Error among the most certain answers\n{what}")
     axes.legend(loc="upper left", fontsize=8)
     return figure
-
-
-def _mark_coverage(axes: Axes, coverage: float, error: float | None, what: str) -> None:
-    if error is None:
-        return
-    axes.plot(coverage, error, "o", color=_BLACK, markerfacecolor="white")
-    axes.annotate(
-        f"{what}: {error:.3f}", (coverage, error), (-8, 4), textcoords="offset points", ha="right", fontsize=8
-    )
 
 
 def draw_robustness(found: dict[str, Any], what: str) -> Figure:
