@@ -465,7 +465,7 @@ function renderFolds(answer, fresh) {
   setText("check-summary", checkText(answer));
   const scores = Object.entries(SCORES).map(([code, [label, written]]) => [label, written(quality.scores[code])]);
   scores.push(["Likeness to lesions", `${familiar.score.toFixed(2)} of 1 (no lesion below ${familiar.threshold.toFixed(2)})`]);
-  scores.push(["Certainty of the answer", `${certainty.score.toFixed(2)} of 1 (uncertain below ${certainty.threshold.toFixed(2)})`]);
+  scores.push(["Certainty", `${certainty.score.toFixed(2)} of 1 (uncertain below ${certainty.threshold.toFixed(2)})`]);
   fill("check-scores", scores, ([label, value]) => {
     const pair = document.createElement("div");
     pair.append(element("dt", label), element("dd", value));

@@ -141,7 +141,8 @@ def test_page_shows_what_the_service_answered(page: Page) -> None:
     page.get_by_text("Picture check").click()
     shown = page.locator("#check-scores").text_content() or ""
     assert f"{answer['quality']['scores']['min_side_pixels']} pixels" in shown
-    assert f"{answer['in_distribution']['score']:.2f} of 1" in shown
+    for scored in ("in_distribution", "certainty"):
+        assert f"{answer[scored]['score']:.2f} of 1" in shown
     model = answer["model"]
     expect(page.locator("#made-model")).to_have_text(f"{model['name']}, version {model['version']}, {model['variant']}")
     expect(page.locator("#service")).to_have_text("Model " + (page.locator("#made-model").text_content() or ""))
