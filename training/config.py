@@ -169,7 +169,9 @@ class Decision(_Section):
     """Operating point and calibration, both chosen on validation."""
 
     malignant_sensitivity: float = Field(gt=0.5, lt=1)
-    ece_limit: float = Field(gt=0, lt=1, description="expected calibration error that the prior's share may cost")
+    ece_limit: float = Field(
+        gt=0, lt=1, description="expected calibration error; what exceeds it counts against a prior's balanced accuracy"
+    )
     certain_share: float = Field(default=0.8, gt=0, lt=1, description="share of answers that count as certain")
     refused_share: float = Field(default=0.01, gt=0, lt=0.1, description="of lesions, refused by the gate")
     warned_share: float = Field(default=0.05, gt=0, lt=0.5, description="of lesions, called unfamiliar by the gate")

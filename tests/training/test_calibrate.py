@@ -92,10 +92,13 @@ def candidate(share: float, loss: float, accuracy: float, error: float) -> Candi
         pytest.param(
             [(0.0, 0.3, 0.80, 0.20), (0.5, 0.2, 0.75, 0.09), (1.0, 0.1, 0.70, 0.10)], 0.5, id="none: best calibrated"
         ),
+        pytest.param(
+            [(0.0, 0.3, 0.72, 0.01), (0.5, 0.2, 0.79, 0.052), (1.0, 0.1, 0.70, 0.05)], 0.5, id="a hair beyond: in"
+        ),
     ],
 )
 def test_the_prior_is_chosen_by_the_rule(candidates: list[tuple[float, float, float, float]], chosen: float) -> None:
-    """Best balanced accuracy within the calibration limit, near-ties to the smaller loss."""
+    """Best balanced accuracy, less twice what the calibration error exceeds the limit by; near-ties to less loss."""
     assert choose([candidate(*values) for values in candidates], 0.05).prior_share == chosen
 
 

@@ -204,9 +204,9 @@ probabilities = {1 - chosen["prior_weight"]:.2f} x softmax(z) + {chosen["prior_w
 {chosen["prior_share"]:.2f} x log prior), with z = logits / {chosen["temperature"]:.3f} and the prior
 {prior}.
 Adding all of the prior calibrates best, adding none finds rare classes best, and a mixture lets frequency speak for the
-second diagnosis; it is the one with the best balanced accuracy whose expected calibration error on validation stays
-within {config.decision.ece_limit:g} (`evaluation.json` has the whole table). Expected calibration error on test:
-{_interval(figures["expected_calibration_error"])} (the interval lies high: resampling adds noise to every bin).
+second diagnosis; it is the one with the best balanced accuracy on validation, where expected calibration error beyond
+{config.decision.ece_limit:g} counts against it (`evaluation.json` has the whole table). Expected calibration error on
+test: {_interval(figures["expected_calibration_error"])} (the interval lies high: resampling adds noise to every bin).
 
 A lesion is flagged when its malignancy probability (`akiec` + `bcc` + `mel`) reaches
 {chosen["malignancy_threshold"]:.4f}, the largest threshold with sensitivity
