@@ -29,12 +29,16 @@ RECOVERY_FACTOR = 2.0  # of the p95 after a spike to the p95 before
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One promise held against what was seen; `passed` is None for information, or where the service does not tell."""
+    """One promise held against what was seen; `passed` is None for information, or where the service does not tell.
+
+    `value` is the figure that was judged, where it is one that varies from round to round.
+    """
 
     promise: str
     found: str
     limit: str
     passed: bool | None
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ def goodput(phase: str, *, role: str = "") -> Promise:
             f"{per_second:.1f} /s = {share:.3f} C",
             f"at least {GOODPUT_SHARE:g} C",
             share >= GOODPUT_SHARE,
+            share,
         )
 
     return check
@@ -153,7 +158,7 @@ def bounded_memory(evidence: Evidence) -> Check:
     if line is None:
         return Check(promise, "too few readings", limit, None)
     growth_mib = line.least_growth / 2**20
-    return Check(promise, f"{max(0.0, growth_mib):.1f} MiB", limit, growth_mib <= MEMORY_GROWTH_MIB)
+    return Check(promise, f"{max(0.0, growth_mib):.1f} MiB", limit, growth_mib <= MEMORY_GROWTH_MIB, growth_mib)
 
 
 def flat_memory(evidence: Evidence) -> Check:
@@ -165,7 +170,8 @@ def flat_memory(evidence: Evidence) -> Check:
     factor = 3600 / 2**20
     slope, error = line.per_second * factor, line.standard_error_per_second * factor
     found = f"{slope:.2f} MiB/h (standard error {error:.2f})"
-    return Check(promise, found, limit, line.least_per_second * factor <= MEMORY_SLOPE_MIB_PER_HOUR)
+    least = line.least_per_second * factor
+    return Check(promise, found, limit, least <= MEMORY_SLOPE_MIB_PER_HOUR, least)
 
 
 def flat_descriptors(evidence: Evidence) -> Check:
@@ -189,6 +195,7 @@ def recovered(before: str, after: str) -> Promise:
             f"{second * 1000:.0f} against {first * 1000:.0f} ms, {refused} refused",
             f"at most {RECOVERY_FACTOR:g} times, none refused",
             answered > 0 and second <= RECOVERY_FACTOR * first and not refused,
+            second / first if answered and first else None,
         )
 
     return check
@@ -204,6 +211,7 @@ def unharmed(alone: str, beside: str) -> Promise:
             f"{second * 1000:.0f} against {first * 1000:.0f} ms",
             f"at most {HARM_FACTOR:g} times",
             bool(evidence.calls(beside)) and second <= HARM_FACTOR * first,
+            second / first if first else None,
         )
 
     return check
@@ -257,8 +265,8 @@ def retries_succeed(phase: str, *, judged: bool) -> Promise:
         found = f"{share:.1%} of {len(retries)}"
         if not judged:
             return Check(f"first retries that succeed: {phase}", found, "information", None)
-        passed = bool(retries) and share >= RETRIES_SUCCEED_SHARE
-        return Check(f"first retries that succeed: {phase}", found, f"at least {RETRIES_SUCCEED_SHARE:.0%}", passed)
+        limit, passed = f"at least {RETRIES_SUCCEED_SHARE:.0%}", bool(retries) and share >= RETRIES_SUCCEED_SHARE
+        return Check(f"first retries that succeed: {phase}", found, limit, passed, share)
 
     return check
 
@@ -293,4 +301,4 @@ def _settled_trend(evidence: Evidence, readings: Sequence[tuple[float, float]]) 
 
 def _latency(promise: str, seconds: float, limit_seconds: float, *, passed: bool = True) -> Check:
     found, limit = f"{seconds * 1000:.0f} ms", f"at most {limit_seconds * 1000:g} ms"
-    return Check(promise, found, limit, passed and seconds <= limit_seconds)
+    return Check(promise, found, limit, passed and seconds <= limit_seconds, seconds)

@@ -10,6 +10,7 @@ from loadtests.page import Table, document, page
 from loadtests.report import Rows, aligned, milliseconds, observation_object, observation_rows, write_files
 from loadtests.scenarios.checks import Check, health_p99_seconds
 from loadtests.scenarios.phases import Phase
+from loadtests.scenarios.rounds import all_kept, by_scenario, judged_together
 from loadtests.scenarios.run import ScenarioResult
 
 MARKS = {True: "kept", False: "MISSED", None: "-"}
@@ -47,8 +48,18 @@ def text_table(result: ScenarioResult) -> str:
 
 
 def overview_rows(results: Sequence[ScenarioResult]) -> list[tuple[str, ...]]:
-    """A line a scenario, with a head."""
+    """A line a scenario and round, with a head."""
     return [OVERVIEW_HEAD, *map(_overview_row, results)]
+
+
+def rounds_rows(results: Sequence[ScenarioResult]) -> list[tuple[str, ...]]:
+    """The promises of each scenario, all its rounds together, with a head; nothing when there was but one round."""
+    several = {name: rounds for name, rounds in by_scenario(results).items() if len(rounds) > 1}
+    if not several:
+        return []
+    head, *_ = check_rows([])
+    lines = [(name, *row) for name, rounds in several.items() for row in check_rows(judged_together(rounds))[1:]]
+    return [("scenario", *head), *lines]
 
 
 def _overview_row(result: ScenarioResult) -> tuple[str, ...]:
@@ -93,29 +104,51 @@ def write_report(result: ScenarioResult) -> list[Path]:
 def write_overview(results: Sequence[ScenarioResult], folder: Path) -> list[Path]:
     """overview.json and overview.html in the report folder; returns their paths."""
     head, *lines = overview_rows(results)
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(_overview_line(result, line) for result, line in zip(results, lines, strict=True))
-    missed = sum(not result.verdict.passed for result in results)
-    sentence = f"{missed} of {len(results)} scenarios missed their target." if missed else "All targets were met."
+    body = "".join(_overview_line(result, line, folder) for result, line in zip(results, lines, strict=True))
+    together = rounds_rows(results)
+    passed = all_kept(results)
+    sentence = "All targets were met." if passed else "Not all targets were met."
     text = document(
         "Load scenarios",
-        f'<h1>Load scenarios</h1><p class="verdict {"bad" if missed else "good"}">{sentence}</p>'
-        f"<table><tr>{cells}</tr>{body}</table>",
+        f'<h1>Load scenarios</h1><p class="verdict {"good" if passed else "bad"}">{sentence}</p>'
+        f"<table>{_line('th', head)}{body}</table>{_promises(together)}",
     )
-    figures = {"passed": not missed, "scenarios": [dict(zip(head, line, strict=True)) for line in lines]}
+    figures = {
+        "passed": passed,
+        "scenarios": [dict(zip(head, line, strict=True)) for line in lines],
+        "rounds_together": [
+            dict(zip(("scenario", "mark", "promise", "found", "limit"), row, strict=True)) for row in together[1:]
+        ],
+    }
     return write_files(folder, "overview", figures, text)
 
 
-def _overview_line(result: ScenarioResult, line: tuple[str, ...]) -> str:
+def _promises(together: Sequence[tuple[str, ...]]) -> str:
+    if not together:
+        return ""
+    head, *lines = together
+    return (
+        f"<h2>All rounds together</h2><table>{_line('th', head)}{''.join(_line('td', line) for line in lines)}</table>"
+    )
+
+
+def _line(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+
+def _overview_line(result: ScenarioResult, line: tuple[str, ...], folder: Path) -> str:
     name, verdict, *figures = line
+    page_file = (result.options.report_folder / name / "report.html").relative_to(folder).as_posix()
     style = "good" if result.verdict.passed else "bad"
     others = "".join(f"<td>{escape(figure)}</td>" for figure in figures)
     return (
-        f'<tr><td><a href="{escape(name)}/report.html">{escape(name)}</a></td>'
+        f'<tr><td><a href="{escape(page_file)}">{escape(name)}</a></td>'
         f'<td class="{style}">{escape(verdict)}</td>{others}</tr>'
     )
 
 
 def overview_text(results: Sequence[ScenarioResult]) -> str:
     """The overview as plain text."""
-    return "\n".join(aligned(overview_rows(results)))
+    together = rounds_rows(results)
+    lines = aligned(overview_rows(results))
+    return "\n".join([*lines, "", "All rounds together", "", *aligned(together)] if together else lines)

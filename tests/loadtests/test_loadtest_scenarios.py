@@ -6,6 +6,7 @@ How fast the machine of a test is must not matter: limits in milliseconds are wi
 import asyncio
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ from loadtests.scenarios import checks
 from loadtests.scenarios.catalogue import NAMES, SCENARIOS, named
 from loadtests.scenarios.phases import LARGE, LEAVER, RETRIER, Phase, Requests, calls_of, scaled, spans_of
 from loadtests.scenarios.report import text_table, write_report
+from loadtests.scenarios.rounds import all_kept, judged_together
 from loadtests.scenarios.run import ScenarioOptions, run_scenario
 from loadtests.slow_uploaders import drip
 from tests.loadtests.scripted_server import Reply
@@ -119,6 +121,44 @@ async def test_the_command_line(server, tmp_path, wide_limits, capsys):
     ScriptedService(server, Flaws(refuses_every=3))
     assert await asyncio.to_thread(main, words) == 1
     assert json.loads((tmp_path / "overview.json").read_text())["passed"] is False
+
+
+async def test_rounds_are_judged_together(server, tmp_path, wide_limits, capsys):
+    """Two scenarios, twice in turn: a report for each, and one overview with what all rounds say together."""
+    ScriptedService(server)
+    words = ["scenario", "steady", "overload-2", "--url", server.url, "--capacity", "20", "--duration-scale", "0.03"]
+    words += ["--pictures", "1", "--rounds", "2", "--report", str(tmp_path)]
+    assert await asyncio.to_thread(main, words) == 0
+    assert "All rounds together" in capsys.readouterr().out
+    overview, as_page = json.loads((tmp_path / "overview.json").read_text()), (tmp_path / "overview.html").read_text()
+    assert [line["scenario"] for line in overview["scenarios"]] == ["steady", "overload-2"] * 2
+    assert {line["scenario"] for line in overview["rounds_together"]} == {"steady", "overload-2"}
+    for turn in ("round-1", "round-2"):
+        assert (tmp_path / turn / "overload-2" / "report.json").exists()
+        assert f'href="{turn}/steady/report.html"' in as_page
+
+
+@pytest.mark.parametrize(
+    ("values", "kept", "found"),
+    [
+        ((0.97, 0.90, 0.96), True, "0.96 (median; from 0.9 to 0.97)"),
+        ((0.90, 0.99, 0.94), False, "0.94 (median; from 0.9 to 0.99)"),
+        ((0.94, 0.96), False, "0.94 (median; from 0.94 to 0.96)"),  # of two the worse
+        ((0.96,), True, "0.96"),
+    ],
+)
+async def test_a_figure_is_judged_by_its_median(server, tmp_path, wide_limits, values, kept, found):
+    """One bad round is no miss, and one good round keeps no promise; what is no figure must hold in each round."""
+    ScriptedService(server)
+    result = await carry_out(server, tmp_path, "steady")
+    rounds = [
+        replace(result, checks=[checks.Check("share", f"{v:g}", "at least 0.95", v >= 0.95, v), result.checks[1]])
+        for v in values
+    ]
+    assert judged_together(rounds)[0] == replace(rounds[values.index(float(found.split()[0]))].checks[0], found=found)
+    assert all_kept(rounds) is kept
+    broken = replace(result, checks=[rounds[0].checks[0], checks.Check("errors", "3", "none", passed=False)])
+    assert not all_kept([*rounds, broken])
 
 
 async def test_the_capacity_command(server, capsys):
