@@ -5,7 +5,8 @@
 Starts a service on a store of its own with two versions of different answers, loads it with `python -m loadtests` at a
 share of its capacity, promotes one version and the other in turn with a reload each, and asks meanwhile for pictures
 whose answers by either version are known to the last bit. Exit code 1 when an answer failed or was mixed. Timings are
-worth what the machine is: run it alone.
+worth what the machine is: run it alone. Its speed changes from minute to minute, so the seconds of a swap are compared
+with those between that swap and the next one.
 """
 
 import argparse
@@ -37,7 +38,6 @@ TOKEN = "a-token-for-the-swaps"
 _PROBES_PER_SECOND = 10.0
 _SWAP_SECONDS = 1.0  # from the command on: what happens in it counts as in a swap
 _SETTLED_SECONDS = 3.0  # after the command: what a swap leaves to do is done, and what happens counts as steady
-_SWAPS_BETWEEN_PAUSES = 25  # the machine's speed changes: steady seconds are taken among the swaps
 # The server closes what was idle for five seconds; a request that is just then put on it would be the client's fault.
 _LIMITS = httpx.Limits(keepalive_expiry=1.0)
 Expected = dict[tuple[str, str], list[NDArray[np.float32]]]
@@ -52,7 +52,7 @@ class Plan:
 
     swaps: int
     steady_seconds: float = 20.0
-    interval_seconds: float = 2.0
+    interval_seconds: float = 4.0
     share: float = 0.7
     rate_per_second: float | None = None
     deadline_seconds: float = 3.0
@@ -85,13 +85,14 @@ class Findings:
         """Of the probes."""
         return [probe.fault for probe in self.probes if probe.fault]
 
-    def p99_seconds(self) -> tuple[float, float]:
-        """(in the second after a swap's command, steady)."""
+    def seconds_by_phase(self) -> dict[str, NDArray[np.float64]]:
+        """Of the probes: in the second after a swap's command, while the rest of its work is done, and between."""
         commands = np.array([command for command, _, _ in self.swaps])
-        last = [p.due - commands[commands <= p.due].max(initial=-np.inf) for p in self.probes]
-        swapping = [p for p, ago in zip(self.probes, last, strict=True) if ago < _SWAP_SECONDS]
-        steady = [p for p, ago in zip(self.probes, last, strict=True) if ago >= _SETTLED_SECONDS]
-        return _p99(swapping), _p99(steady)
+        seconds = np.array([probe.seconds for probe in self.probes])
+        ago = np.array([p.due - commands[commands <= p.due].max(initial=-np.inf) for p in self.probes])
+        swapping, steady = ago < _SWAP_SECONDS, ago >= _SETTLED_SECONDS
+        phases = {"in swap seconds": swapping, "in the two after": ~swapping & ~steady, "in steady ones": steady}
+        return {name: seconds[chosen] for name, chosen in phases.items()}
 
 
 def two_versions(root: Path, *, shipped: bool) -> ModelStore:
@@ -184,8 +185,6 @@ async def run(plan: Plan, folder: Path) -> Findings:
                 for number in range(plan.swaps):
                     await _swap(client, store, "21"[number % 2], pictures[0], expected, found)
                     await asyncio.sleep(plan.interval_seconds)
-                    if (number + 1) % _SWAPS_BETWEEN_PAUSES == 0:
-                        await asyncio.sleep(plan.steady_seconds)
                 await asyncio.sleep(plan.interval_seconds)
                 found.resident_bytes.append(resident_bytes(service))
         return found
@@ -254,8 +253,7 @@ def _load(plan: Plan, rate: float, service: RunningService, folder: Path, found:
         yield
         return
     # A little longer than the swaps can be expected to take; ended early its report would be lost.
-    pauses = 1 + plan.swaps // _SWAPS_BETWEEN_PAUSES
-    seconds = pauses * plan.steady_seconds + plan.swaps * (plan.interval_seconds + 0.5) + 5
+    seconds = plan.steady_seconds + plan.swaps * (plan.interval_seconds + 0.5) + 5
     words = ("run", "--url", service.url, "--rate", f"{rate:.1f}", "--duration", f"{seconds:.0f}")
     command = [sys.executable, "-m", "loadtests", *words, "--report", str(folder / "load")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as generator:
@@ -278,13 +276,20 @@ def resident_bytes(service: RunningService) -> int:
     return int(kilobytes[1]) * 1024
 
 
-def _p99(probes: list[Probe]) -> float:
-    return float(np.percentile([p.seconds for p in probes], 99)) if probes else float("nan")
+def _latencies(phases: dict[str, NDArray[np.float64]]) -> list[str]:
+    """A line a phase; the last one is what the others are held against."""
+    milliseconds = {name: np.percentile(s, [50, 90, 99]) * 1000 for name, s in phases.items() if len(s)}
+    steady = list(milliseconds.values())[-1]
+    return [
+        "{}: p50 {:.0f}, p90 {:.0f}, p99 {:.0f} ms; {:.2f}, {:.2f}, {:.2f} times steady".format(
+            name, *found, *found / steady
+        )
+        for name, found in milliseconds.items()
+    ]
 
 
 def report(found: Findings) -> list[str]:
     """What was found, in lines."""
-    in_swap, steady = found.p99_seconds()
     until_reloaded, until_answered = (
         np.array([[reloaded - command, answered - command] for command, reloaded, answered in found.swaps]).T * 1000
     )
@@ -293,7 +298,7 @@ def report(found: Findings) -> list[str]:
     lines: list[Any] = [
         found.load_report.strip() or "no load but the probes",
         f"{len(found.swaps)} swaps, {len(found.probes)} answers compared bit for bit, {len(found.faults)} wrong",
-        f"p99 {in_swap * 1000:.0f} ms in swap seconds, {steady * 1000:.0f} ms in steady: {in_swap / steady:.2f} times",
+        *_latencies(found.seconds_by_phase()),
         f"command to reload's answer: median {np.median(until_reloaded):.0f} ms, longest {until_reloaded.max():.0f} ms",
         f"command to first answer: median {np.median(until_answered):.0f} ms, longest {until_answered.max():.0f} ms",
         f"... of a way back: {(back <= 1000).sum()} of {len(back)} in 1 s, longest {max(back, default=0):.0f} ms",
@@ -307,8 +312,8 @@ def main() -> int:
     """Run and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swaps", type=int, default=500)
-    parser.add_argument("--interval", type=float, default=2.0, help="seconds between swaps")
-    parser.add_argument("--steady", type=float, default=20.0, help="seconds without swaps, before and among them")
+    parser.add_argument("--interval", type=float, default=4.0, help="seconds between swaps, from the third on steady")
+    parser.add_argument("--steady", type=float, default=20.0, help="seconds without swaps at first")
     parser.add_argument("--share", type=float, default=0.7, help="of the measured capacity")
     parser.add_argument("--rate", type=float, help="requests a second instead")
     parser.add_argument("--tiny", action="store_true", help="networks that fit on a screen instead of the shipped one")

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import encoded, lesion_picture, running_service
 from tests.forged_candidates import Trial, trials
 from tests.service.stand_ins import graph, publish
-from tests.swaps import Plan, Probe, fault_of, run
+from tests.swaps import Findings, Plan, Probe, fault_of, run
 
 
 async def test_fifty_swaps_under_load_lose_and_mix_nothing(tmp_path: Path) -> None:
@@ -34,6 +34,14 @@ def test_a_mixed_answer_would_be_noticed() -> None:
     assert fault_of(httpx.Response(200, json=body), 0, right) == "a mixed answer of version 1"
     assert "status 503" in str(fault_of(httpx.Response(503), 0, right))
     assert Probe(0.0, 0.1, None, "status 503").fault
+
+
+def test_seconds_are_told_apart_by_the_last_command() -> None:
+    """What happens in a swap's first second, while the rest of its work is done, and between swaps."""
+    found = Findings(swaps=[(10.0, 10.1, 10.2), (20.0, 20.1, 20.2)])
+    times = {5.0: 1.0, 10.5: 2.0, 12.0: 3.0, 13.5: 1.0, 19.9: 1.0, 20.0: 2.0, 22.9: 3.0}
+    found.probes = [Probe(due, seconds, "1", None) for due, seconds in times.items()]
+    assert [set(seconds) for seconds in found.seconds_by_phase().values()] == [{2.0}, {3.0}, {1.0}]
 
 
 def test_polling_alone_follows_the_alias(tmp_path: Path) -> None:
