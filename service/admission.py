@@ -25,8 +25,10 @@ from service.service_times import Cost
 _PHASE_BEGINS = 0.6
 _PHASE_ENDS = 0.12
 _ALONE = 0.8
-# The correction follows within some fifty answers and never believes a single bad moment.
+# Weight of the newest observation in the correction. Those who waited together say the same: of one bad moment, in
+# which the whole process stood still, all of them would tell. So it listens to one answer in a while.
 _SMOOTHING = 0.02
+_LISTENS_EVERY_SECONDS = 0.05
 _CORRECTIONS = (0.5, 4.0)
 # A prediction below this is mostly overhead of one request: it tells nothing of the pace of the queue.
 _TELLING_SECONDS = 0.1
@@ -65,6 +67,7 @@ class Admission:
         self._line_seconds = self._slow_seconds = 0.0  # sums over those inside
         self._latest_deadline = 0.0
         self._correction = 1.0
+        self._listens_from = 0.0
         self._refusing = False
 
     @property
@@ -106,9 +109,12 @@ class Admission:
 
     def finished(self, work: Work) -> None:
         """Its answer is there, or its deadline has passed: what was predicted is held against what came."""
-        actual = self._clock() - work.entered
+        now = self._clock()
+        actual = now - work.entered
         self._observer.finish_predicted(actual / work.predicted_seconds)
-        if work.uncorrected_seconds >= _TELLING_SECONDS and not work.cost.slow_seconds:
+        is_telling = work.uncorrected_seconds >= _TELLING_SECONDS and not work.cost.slow_seconds
+        if is_telling and now >= self._listens_from:
+            self._listens_from = now + _LISTENS_EVERY_SECONDS
             low, high = _CORRECTIONS
             ratio = min(max(actual / work.uncorrected_seconds, low), high)
             self._correction += _SMOOTHING * (ratio - self._correction)

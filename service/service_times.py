@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 # Weight of the newest observation in a moving average: half of a change is followed within seven pictures.
 _NEWEST = 0.1
+# An observation counts for at most this many times the average: a process that stood still for a second says nothing of
+# the next picture. A lasting change is followed all the same, within some ten pictures more.
+_BELIEVED = 3.0
 # Guesses that the first observations correct; what decoders of these formats need on a core of this decade.
 _SECONDS_PER_PIXEL: Mapping[str, float] = {"JPEG": 12e-9, "PNG": 30e-9, "WEBP": 30e-9, "TIFF": 20e-9, "BMP": 10e-9}
 _SECONDS_PER_BYTE = 15e-9
@@ -98,4 +101,4 @@ def _kind(image_format: str, pixels: int) -> tuple[str, int]:
 
 
 def _moved(average: float, observed: float) -> float:
-    return average + _NEWEST * (observed - average)
+    return average + _NEWEST * (min(observed, _BELIEVED * average) - average)

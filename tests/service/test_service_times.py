@@ -16,6 +16,18 @@ def test_decoding_is_learnt_by_format_and_size() -> None:
     assert times.decode_seconds("PNG", 270_000) == other_format
 
 
+def test_one_bad_moment_is_not_believed() -> None:
+    """A decoder that stood still for a second changes the estimate by a fifth; one that is slow now, altogether."""
+    times = ServiceTimes({1: 0.005})
+    for _ in range(100):
+        times.observe_decode("JPEG", 270_000, 250_000, 0.004)
+    times.observe_decode("JPEG", 270_000, 250_000, 1.0)
+    assert times.decode_seconds("JPEG", 270_000) < 0.005
+    for _ in range(100):
+        times.observe_decode("JPEG", 270_000, 250_000, 0.1)
+    assert times.decode_seconds("JPEG", 270_000) == pytest.approx(0.1, rel=0.01)
+
+
 def test_the_work_in_a_body_is_learnt_before_it_is_read() -> None:
     """From its length alone: observed seconds a byte, and the network."""
     times = ServiceTimes({1: 0.005})
