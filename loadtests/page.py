@@ -25,7 +25,8 @@ STYLE = """
 --a:#62aeff;--b:#ffa057;--c:#b79bff;--d:#ff7b7b;--good:#5fd39a;--bad:#ff8a8a}}
 body{margin:0 auto;max-width:1120px;padding:24px;background:var(--paper);color:var(--ink);
 font:15px/1.5 system-ui,sans-serif}
-h1{font-size:20px;margin:0 0 4px}p{margin:4px 0}small,figcaption .legend{color:var(--soft)}
+h1{font-size:20px;margin:0 0 4px}h2{font-size:17px;margin:20px 0 4px}
+p{margin:4px 0}small,figcaption .legend{color:var(--soft)}
 .verdict{border-left:6px solid;padding:12px 16px;margin:16px 0;background:var(--card);font-weight:600;font-size:17px}
 .good{border-color:var(--good);color:var(--good)}.bad{border-color:var(--bad);color:var(--bad)}
 .doubt{border-left:6px solid var(--b);padding:8px 16px;background:var(--card)}
