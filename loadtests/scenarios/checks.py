@@ -31,7 +31,7 @@ RECOVERY_FACTOR = 2.0  # of the p95 after a spike to the p95 before
 class Check:
     """One promise held against what was seen; `passed` is None for information, or where the service does not tell.
 
-    `value` is the figure that was judged, where it is one that varies from round to round.
+    `value` is the figure that was judged, where nothing but a figure that varies from round to round decided.
     """
 
     promise: str
@@ -195,7 +195,7 @@ def recovered(before: str, after: str) -> Promise:
             f"{second * 1000:.0f} against {first * 1000:.0f} ms, {refused} refused",
             f"at most {RECOVERY_FACTOR:g} times, none refused",
             answered > 0 and second <= RECOVERY_FACTOR * first and not refused,
-            second / first if answered and first else None,
+            second / first if answered and first and not refused else None,
         )
 
     return check
@@ -211,7 +211,7 @@ def unharmed(alone: str, beside: str) -> Promise:
             f"{second * 1000:.0f} against {first * 1000:.0f} ms",
             f"at most {HARM_FACTOR:g} times",
             bool(evidence.calls(beside)) and second <= HARM_FACTOR * first,
-            second / first if first else None,
+            second / first if evidence.calls(beside) and first else None,
         )
 
     return check
@@ -266,7 +266,7 @@ def retries_succeed(phase: str, *, judged: bool) -> Promise:
         if not judged:
             return Check(f"first retries that succeed: {phase}", found, "information", None)
         limit, passed = f"at least {RETRIES_SUCCEED_SHARE:.0%}", bool(retries) and share >= RETRIES_SUCCEED_SHARE
-        return Check(f"first retries that succeed: {phase}", found, limit, passed, share)
+        return Check(f"first retries that succeed: {phase}", found, limit, passed, share if retries else None)
 
     return check
 
@@ -301,4 +301,4 @@ def _settled_trend(evidence: Evidence, readings: Sequence[tuple[float, float]]) 
 
 def _latency(promise: str, seconds: float, limit_seconds: float, *, passed: bool = True) -> Check:
     found, limit = f"{seconds * 1000:.0f} ms", f"at most {limit_seconds * 1000:g} ms"
-    return Check(promise, found, limit, passed and seconds <= limit_seconds, seconds)
+    return Check(promise, found, limit, passed and seconds <= limit_seconds, seconds if passed else None)

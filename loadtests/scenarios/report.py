@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from loadtests.page import Table, document, page
+from loadtests.page import Table, document, page, table_element
 from loadtests.report import Rows, aligned, milliseconds, observation_object, observation_rows, write_files
 from loadtests.scenarios.checks import Check, health_p99_seconds
 from loadtests.scenarios.phases import Phase
@@ -104,6 +104,7 @@ def write_report(result: ScenarioResult) -> list[Path]:
 def write_overview(results: Sequence[ScenarioResult], folder: Path) -> list[Path]:
     """overview.json and overview.html in the report folder; returns their paths."""
     head, *lines = overview_rows(results)
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(_overview_line(result, line, folder) for result, line in zip(results, lines, strict=True))
     together = rounds_rows(results)
     passed = all_kept(results)
@@ -111,7 +112,8 @@ def write_overview(results: Sequence[ScenarioResult], folder: Path) -> list[Path
     text = document(
         "Load scenarios",
         f'<h1>Load scenarios</h1><p class="verdict {"good" if passed else "bad"}">{sentence}</p>'
-        f"<table>{_line('th', head)}{body}</table>{_promises(together)}",
+        f"<table><tr>{cells}</tr>{body}</table>"
+        + (f"<h2>All rounds together</h2>{table_element(Table(together, has_head=True))}" if together else ""),
     )
     figures = {
         "passed": passed,
@@ -121,19 +123,6 @@ def write_overview(results: Sequence[ScenarioResult], folder: Path) -> list[Path
         ],
     }
     return write_files(folder, "overview", figures, text)
-
-
-def _promises(together: Sequence[tuple[str, ...]]) -> str:
-    if not together:
-        return ""
-    head, *lines = together
-    return (
-        f"<h2>All rounds together</h2><table>{_line('th', head)}{''.join(_line('td', line) for line in lines)}</table>"
-    )
-
-
-def _line(tag: str, cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def _overview_line(result: ScenarioResult, line: tuple[str, ...], folder: Path) -> str:

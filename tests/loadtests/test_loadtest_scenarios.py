@@ -159,6 +159,9 @@ async def test_a_figure_is_judged_by_its_median(server, tmp_path, wide_limits, v
     assert all_kept(rounds) is kept
     broken = replace(result, checks=[rounds[0].checks[0], checks.Check("errors", "3", "none", passed=False)])
     assert not all_kept([*rounds, broken])
+    no_figure = checks.Check("share", "nothing", "at least 0.95", passed=False)
+    hidden = replace(result, checks=[no_figure, result.checks[1]])
+    assert not all_kept([*rounds, hidden])
 
 
 async def test_the_capacity_command(server, capsys):
