@@ -1,6 +1,7 @@
 """`python -m training CONFIG.toml --data DIR --store DIR`: train, calibrate, evaluate, export, publish.
 
-`python -m training compare` and `python -m training gallery` look at what was published.
+`python -m training compare` and `python -m training gallery` look at what was published; `python -m training again`
+releases it anew without training.
 """
 
 import argparse
@@ -26,6 +27,8 @@ examples:
     python -m training training/configs/baseline.toml --data ../shared/data --store model_store/models --resume
   two versions (or variants of one) on the test pictures of both, with paired intervals:
     python -m training compare --store model_store/models 2:fp32 2:int8 --data ../shared/data
+  the network of a version through today's calibration, int8 and evaluation, as the next version:
+    python -m training again --store model_store/models production --data ../shared/data
   the worst errors of a version as contact sheets, outside the repository:
     python -m training gallery --store model_store/models 2 --data ../shared/data --out /tmp/gallery
 """
@@ -101,6 +104,7 @@ def _look(command: str, *words: str) -> int:
     """Run a sub-command; exit codes as in `main`."""
     parser, run = _COMMANDS[command]
     options = parser().parse_args(words)
+    options.arguments = (command, *words)
     try:
         run(options)
     except (TrainingError, StoreError) as error:
@@ -124,6 +128,14 @@ def _gallery(options: argparse.Namespace) -> None:
     store = ModelStore(options.store)
     index = write_gallery(store, options.model, options.version, options.data, options.out, options.most)
     print(f"{index}\n{WARNING}")
+
+
+def _again(options: argparse.Namespace) -> None:
+    from training.again import release_again
+
+    store = ModelStore(options.store)
+    version = release_again(store, options.model, options.version, options.data, options.arguments)
+    print(f"published {options.model} version {version.manifest.version} ({version.digest}) in {version.place}")
 
 
 def _compare_parser() -> argparse.ArgumentParser:
@@ -152,6 +164,17 @@ def _gallery_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _again_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training again",
+        description="Release the network of a published version again, as the next version: calibration, gate, export, "
+        "int8 and evaluation as the code does them now, without training. Needs the pictures it was trained on.",
+    )
+    parser.add_argument("version", metavar="VERSION", help="version or alias")
+    _add_places(parser)
+    return parser
+
+
 def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="STORE", required=True, help="directory or s3://bucket/prefix")
     parser.add_argument("--model", default="lesion7", metavar="NAME", help="model in the store (default: lesion7)")
@@ -161,6 +184,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 _COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argparse.Namespace], None]]] = {
     "compare": (_compare_parser, _compare),
     "gallery": (_gallery_parser, _gallery),
+    "again": (_again_parser, _again),
 }
 
 

@@ -55,7 +55,7 @@ def train_and_publish(order: Order) -> ModelVersion | None:
     config = read_config(order.config_file)
     _require_new_or_resumed(order)
     heading("Reading the data")
-    run, loaded = _read_data(config, order)
+    run, loaded = read_data(config, order.data, order.run, order.arguments)
     heading(f"Training {config.network.variant}: {config.train.epochs} epochs, {len(run.part('train'))} pictures")
     network, log = _train(run, loaded, order.config_file)
     if order.train_only:
@@ -78,11 +78,10 @@ def _require_new_or_resumed(order: Order) -> None:
         raise ConfigError(f"cannot create the run folder {order.run}: {error.strerror}") from error
 
 
-def _read_data(config: Config, order: Order) -> tuple[Run, LoadedPictures]:
+def read_data(config: Config, root: Path | None, folder: Path, arguments: Sequence[str]) -> tuple[Run, LoadedPictures]:
     """Read or draw the pictures, split them, and digest what they are."""
-    root = order.data
     if config.data.generated:
-        root = order.run / GENERATED
+        root = folder / GENERATED
         if root.exists():
             shutil.rmtree(root)  # of an earlier start; drawn anew, the same for the same configuration
         write_collection(config.data.generated, config.seed, root)
@@ -92,10 +91,10 @@ def _read_data(config: Config, order: Order) -> tuple[Run, LoadedPictures]:
     parts = split_by_lesion(pictures, config.data, config.seed)
     _require_every_part(config, pictures, parts)
     loaded = load_pictures(pictures, config.data)
-    record = record_run(config, loaded, parts, command_line(order.arguments))
+    record = record_run(config, loaded, parts, command_line(arguments))
     counts = Counter(parts.values())
     tqdm.write(f"{len(pictures)} pictures: " + ", ".join(f"{counts[part]} {part}" for part in PARTS))
-    return Run(config, order.run, pictures, parts, record, root), loaded
+    return Run(config, folder, pictures, parts, record, root), loaded
 
 
 def _require_every_part(config: Config, pictures: Sequence[Picture], parts: dict[str, str]) -> None:

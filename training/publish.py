@@ -27,10 +27,11 @@ CARD_FILE = "MODEL_CARD.md"
 EVALUATION_FILE = "evaluation.json"
 REFERENCE_FILE = "reference.json"
 SPLIT_FILE = "split.csv"
-_RECORDS = (CONFIG_FILE, LOG, RUN_RECORD)
+START, TEACHERS = "start/", "teachers/"  # where in a version the records of earlier runs are
+RECORDS = (CONFIG_FILE, LOG, RUN_RECORD)
 # Other processors and ONNX Runtime versions add up in another order: differences of some 1e-5 were seen between
 # instruction sets; a wrong graph, resize or channel order is off by far more than this. In int8 a sum that is rounded
-# the other way moves an activation by a whole step; kernels that saturate (no VNNI) are off by more still.
+# the other way moves an activation by a whole step.
 GOLDEN_TOLERANCES: dict[VariantName, float] = {"fp32": 1e-3, "int8": 0.03}
 
 
@@ -105,11 +106,11 @@ def version_files(
         REFERENCE_FILE: _json(reference),
         f"{SPLIT_FILE}.gz": gzip.compress((run / SPLIT_FILE).read_bytes(), mtime=0),  # 40,000 ids are over a megabyte
     }
-    files |= {name: (run / name).read_bytes() for name in _RECORDS}
+    files |= {name: (run / name).read_bytes() for name in RECORDS}
     for depth, start in enumerate(starts, start=1):
-        files |= {"start/" * depth + name: (start / name).read_bytes() for name in _RECORDS}
+        files |= {START * depth + name: (start / name).read_bytes() for name in RECORDS}
     for teacher in teachers:
-        files |= {f"teachers/{teacher.name}/{name}": (teacher / name).read_bytes() for name in _RECORDS}
+        files |= {f"{TEACHERS}{teacher.name}/{name}": (teacher / name).read_bytes() for name in RECORDS}
     files |= {f"plots/{plot.name}": plot.read_bytes() for plot in sorted((run / "plots").glob("*.png"))}
     return files
 

@@ -1,8 +1,12 @@
-"""The graph with 8-bit integers inside: about twice as fast on processors with VNNI, a quarter of the size.
+"""The graph with 8-bit integers inside: up to twice as fast, a quarter of the size, the same answers everywhere.
 
 Static and symmetric in the weights (int8, one scale per output channel), asymmetric in the activations (uint8, the
 faster of the two kinds in ONNX Runtime). The ranges of the activations come from training pictures. What turns features
 into answers stays in float: the last layer, the gate and the softmax cost nothing and would lose most.
+
+x86 processors without VNNI (before Ice Lake and Zen 4) add two neighbouring products in 16 bits, and what does not fit
+is cut off: with scales from the largest weight alone probabilities were off by up to 0.6 there. So the scales make room
+for the largest pair: no sum is ever cut off, and every processor gives the same bits.
 
 Most of what is lost, the rounded weights lose, and most of that is a shift of every channel's mean. The biases take it
 back (Nagel et al., arXiv:1906.04721, section 4.2, with means measured on pictures): half of the divergence from fp32.
@@ -14,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +48,9 @@ def quantise(graph: bytes, calibration_images: NDArray[np.uint8]) -> bytes:
     """
     model = onnx.load_from_string(graph)
     trunk = _trunk(model.graph)
-    _correct_biases(model, [node for node in trunk if node.op_type == "Conv"], calibration_images[:_FOR_MEANS])
+    convolutions = [node for node in trunk if node.op_type == "Conv"]
+    ranges = _weight_ranges(model, convolutions)
+    _correct_biases(model, convolutions, calibration_images[:_FOR_MEANS])
     with tempfile.TemporaryDirectory() as folder, _quiet_quantiser():
         quantised = Path(folder) / "int8.onnx"
         quantize_static(
@@ -57,6 +64,7 @@ def quantise(graph: bytes, calibration_images: NDArray[np.uint8]) -> bytes:
             weight_type=QuantType.QInt8,
             nodes_to_quantize=[node.name for node in trunk],
             calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"TensorQuantOverrides": ranges},
         )
         smaller = onnx.load(quantised)
     _feed_bytes(smaller.graph)
@@ -98,24 +106,57 @@ class _Pictures(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {INPUT: batch}
 
 
+def _weight_ranges(model: onnx.ModelProto, convolutions: list[onnx.NodeProto]) -> dict[str, list[dict[str, Any]]]:
+    """The range of each output channel of each convolution's weights, as the quantiser wants to be told."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    ranges: dict[str, list[dict[str, Any]]] = {}
+    for node in convolutions:
+        reach = _reach(onnx.numpy_helper.to_array(stored[node.input[1]]), _groups(node))
+        ranges[node.input[1]] = [{"axis": 0, "rmin": -largest, "rmax": largest} for largest in reach]
+    return ranges
+
+
+def _reach(weights: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """What an output channel's int8 range has to hold: [outputs] of weights [outputs, inputs, h, w].
+
+    The largest sum of two neighbours of one sign: as numbers up to 127 they are rounded to a sum of at most 128, and
+    255 times that fits into 16 bits. A convolution over more than one place may be computed in any order, so there any
+    two may be neighbours. Convolutions by groups are not computed in pairs: their largest weight it is.
+    """
+    flat = weights.reshape(len(weights), -1)
+    if groups > 1:
+        return np.asarray(np.abs(flat).max(axis=1))
+    of_one_sign = np.maximum(np.stack([flat, -flat]), 0)
+    if weights.shape[2:] != (1, 1):
+        of_one_sign.sort(axis=2)
+        of_one_sign = of_one_sign[:, :, -2:]
+    even = np.pad(of_one_sign, [(0, 0), (0, 0), (0, of_one_sign.shape[2] % 2)])
+    pairs = even.reshape(2, len(weights), -1, 2)
+    return np.asarray(pairs.sum(axis=3).max(axis=(0, 2)))
+
+
+def _groups(convolution: onnx.NodeProto) -> int:
+    return next((int(a.i) for a in convolution.attribute if a.name == "group"), 1)
+
+
 def _correct_biases(model: onnx.ModelProto, convolutions: list[onnx.NodeProto], images: NDArray[np.uint8]) -> None:
     """Give each bias what rounding the weights takes from its channel: (W - rounded W) times the mean input."""
     means = _mean_inputs(model, convolutions, images)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in convolutions:
         weights, bias = (onnx.numpy_helper.to_array(stored[name]) for name in node.input[1:3])
-        lost = (weights - _rounded(weights)).sum(axis=(2, 3))  # [outputs, inputs of the group]
-        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        groups = _groups(node)
+        lost = (weights - _rounded(weights, groups)).sum(axis=(2, 3))  # [outputs, inputs of the group]
         inputs = means[node.input[0]].reshape(groups, 1, -1)
         shift = (lost.reshape(groups, -1, lost.shape[1]) * inputs).sum(axis=2).reshape(-1)
         corrected = (bias + shift).astype(np.float32)
         stored[node.input[2]].CopyFrom(onnx.numpy_helper.from_array(corrected, node.input[2]))
 
 
-def _rounded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+def _rounded(weights: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
     """What int8 with one symmetric scale per output channel keeps of weights [outputs, inputs, h, w]."""
-    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
-    scale = np.where(largest > 0, largest / 127, 1)
+    reach = _reach(weights, groups)[:, None, None, None]
+    scale = np.where(reach > 0, reach / 127, 1)
     return np.asarray(np.round(weights / scale) * scale, dtype=np.float32)
 
 

@@ -30,8 +30,9 @@ _TO_PLANES, _TO_PIXELS = [0, 3, 1, 2], [0, 2, 3, 1]
 def fold_stem(graph: onnx.GraphProto) -> None:
     """Rewrite the first convolution of a quantised graph that takes bytes; no output changes by a bit.
 
-    That holds where 8-bit products are summed exactly; x86 processors without VNNI saturate the sums of pairs, and the
-    pairs are others. A picture whose height or width 4 does not divide has no whole quads: its graph is left alone.
+    That holds where 8-bit products are summed exactly: weights must leave room for any two neighbours (`quantise`), as
+    folding makes others neighbours. A picture whose height or width 4 does not divide has no whole quads: its graph is
+    left alone.
     Raises ExportError when the graph does not begin as an exported and quantised network does.
     """
     height, width = (size.dim_value for size in graph.input[0].type.tensor_type.shape.dim[1:3])

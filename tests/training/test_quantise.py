@@ -15,6 +15,7 @@ from training.network import pretrained
 from training.quantise import (
     _correct_biases,
     _mean_inputs,
+    _reach,
     _rounded,
     _trunk,
     compare,
@@ -84,9 +85,63 @@ def test_the_folded_stem_changes_no_answer(graph: bytes, int8: bytes, monkeypatc
     unfolded = quantise(graph, images(1, 16))
     assert unfolded != int8
     before, after = OnnxClassifier(unfolded, threads=1), OnnxClassifier(int8, threads=1)
-    for pictures in (images(4, 1) // 2, images(5) // 2):  # dark: what that is for says test_stem.py
+    for pictures in (images(4, 1), images(5)):
         expected, found = before.outputs(pictures), after.outputs(pictures)
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def with_unsigned_weights(graph: bytes) -> bytes:
+    """The same graph with weights as uint8 about 128: no kernel adds those in 16 bits."""
+    model = onnx.load_from_string(graph)
+    stored = {i.name: i for i in model.graph.initializer}
+    for node in list(model.graph.node):
+        weights = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if weights is not None and weights.data_type == onnx.TensorProto.INT8:
+            signed = onnx.numpy_helper.to_array(weights).astype(np.int16)
+            weights.CopyFrom(onnx.numpy_helper.from_array((signed + 128).astype(np.uint8), weights.name))
+            zeros = np.full(stored[node.input[2]].dims, 128, np.uint8)
+            node.input[2] = f"{weights.name}_middle"
+            model.graph.initializer.append(onnx.numpy_helper.from_array(zeros, node.input[2]))
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("darker", [1, 3])
+def test_every_processor_gives_the_same_bits(int8: bytes, darker: int) -> None:
+    """What this processor's kernel for int8 weights says is what one says that cannot cut a sum off.
+
+    Only processors without VNNI can fail here; the next test looks at the weights, anywhere.
+    """
+    graphs = (int8, with_unsigned_weights(int8))
+    here, exact = (OnnxClassifier(graph, threads=1).outputs(images(6) // darker) for graph in graphs)
+    assert all(np.array_equal(here[name], exact[name]) for name in exact)
+
+
+def test_no_two_neighbours_leave_sixteen_bits(int8: bytes) -> None:
+    """255 times any two weights that a kernel adds first: their order in memory is rows, columns, then channels."""
+    model = onnx.load_from_string(int8)
+    stored = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    seen = 0
+    for node in model.graph.node:
+        if node.op_type == "Conv" and not any(a.name == "group" and a.i > 1 for a in node.attribute):
+            dequantised = made_by.get(node.input[1])
+            if dequantised is None:
+                continue  # the last layer, which is float
+            kernel = stored[dequantised.input[0]].astype(int).transpose(0, 2, 3, 1)
+            weights = kernel.reshape(len(kernel), -1)
+            sums = 255 * np.stack([np.maximum(weights, 0), np.maximum(-weights, 0)]).reshape(2, -1, 2).sum(axis=2)
+            assert sums.max() <= np.iinfo(np.int16).max, dequantised.input[0]
+            seen += 1
+    assert seen == 33 + 1, "the first convolution stands there once for each view"
+
+
+def test_reach_is_the_largest_sum_that_a_kernel_makes() -> None:
+    """Neighbours of one sign, anywhere in a window; single weights where a convolution goes by groups."""
+    beside = np.array([[3, 4, -5, 1], [3, -4, -5, -1]], np.float32)[:, :, None, None]
+    assert _reach(beside, 1).tolist() == [7, 6]
+    assert _reach(beside[:, :3], 1).tolist() == [7, 5]
+    assert _reach(beside.reshape(2, 1, 2, 2), 1).tolist() == [7, 9]
+    assert _reach(beside.reshape(2, 1, 2, 2), 2).tolist() == [5, 5]
 
 
 def test_no_number_is_left_over(int8: bytes) -> None:
@@ -108,7 +163,7 @@ def test_biases_take_back_what_rounding_shifts(graph: bytes) -> None:
         weights, mean = before[node.input[1]], means[node.input[0]]
         for channel in range(32):
             seen = mean if groups == 1 else mean[channel : channel + 1]
-            lost = ((weights - _rounded(weights))[channel].sum(axis=(1, 2)) * seen).sum()
+            lost = ((weights - _rounded(weights, groups))[channel].sum(axis=(1, 2)) * seen).sum()
             change = after[node.input[2]][channel] - before[node.input[2]][channel]
             assert change == pytest.approx(lost, abs=1e-5)
 
