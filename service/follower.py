@@ -196,11 +196,12 @@ class Follower:
     def _gone(self) -> None:
         """In whichever thread let go last, in the midst of whatever it does: no lock may be taken here."""
         with suppress(RuntimeError):  # the loop has ended, and soon the process
-            self._loop.call_soon_threadsafe(self._give_back)
+            self._loop.call_soon_threadsafe(self._observer.in_memory, -1)
+            self._loop.call_soon_threadsafe(self._loop.call_later, _SETTLED_AFTER_SECONDS, self._give_back)
 
     def _give_back(self) -> None:
-        self._observer.in_memory(-1)
-        with suppress(RuntimeError):  # as above, the thread
+        """Later: what is given back callers' threads have to ask for again, so not in the second of a swap."""
+        with suppress(RuntimeError):  # the thread has ended
             self._thread.submit(give_memory_back)
 
     async def _blocking(self, work: Callable[[], Result]) -> Result:

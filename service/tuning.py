@@ -70,7 +70,6 @@ def tuned_engine(
     choice = measured_choice(version, wishes, machine.cores)
     if cache and all(m.rounds == _ROUNDS for m in choice.measured):  # a busy moment is not to be remembered
         cache.remember(machine, version.digest, wishes, choice)
-    give_memory_back()
     return _serving(version, choice)
 
 
@@ -93,9 +92,11 @@ def measured_choice(version: ModelVersion, wishes: Wishes, cores: int) -> Choice
 
 
 def _serving(version: ModelVersion, choice: Choice) -> tuple[Engine, Choice]:
-    """The chosen engine, made anew: those that were measured have grown by the largest batches of all candidates."""
+    """The chosen engine, made anew, without the memory that the largest batches of all candidates have taken."""
     engine = Engine(version, choice.variant, choice.threads_per_session, choice.workers)
     engine.add_session_alone(version, choice.threads_alone)
+    engine.shrink()
+    give_memory_back()
     for variant, reason in choice.refused.items():
         log(logging.WARNING, f"{variant} refused, {choice.variant} serves", reason=reason)
     log(
@@ -114,7 +115,7 @@ def _serving(version: ModelVersion, choice: Choice) -> tuple[Engine, Choice]:
 
 
 def give_memory_back() -> None:
-    """What engines that are gone have used: glibc keeps it otherwise, for the shipped version's candidates 90 MB."""
+    """What engines that are gone have used of the C library's memory, which glibc keeps otherwise."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or none to be named so
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -11,12 +11,15 @@ with those between that swap and the next one.
 
 import argparse
 import asyncio
+import multiprocessing
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +178,7 @@ async def run(plan: Plan, folder: Path) -> Findings:
     with running_service(folder / "log", *options) as service:
         rate = _rate(plan, service) if plan.rate_per_second is None else plan.rate_per_second
         found = Findings()
-        with _load(plan, rate, service, folder, found):
+        with _load(plan, rate, service, folder, found), _operator() as operator:
             async with (
                 httpx.AsyncClient(base_url=service.url, timeout=60, limits=_LIMITS) as client,
                 _probing(client, pictures, expected, found),
@@ -183,19 +186,38 @@ async def run(plan: Plan, folder: Path) -> Findings:
                 await asyncio.sleep(plan.steady_seconds)
                 found.resident_bytes.append(resident_bytes(service))
                 for number in range(plan.swaps):
-                    await _swap(client, store, "21"[number % 2], pictures[0], expected, found)
+                    await _swap(client, operator, store, "21"[number % 2], pictures[0], expected, found)
                     await asyncio.sleep(plan.interval_seconds)
                 await asyncio.sleep(plan.interval_seconds)
                 found.resident_bytes.append(resident_bytes(service))
         return found
 
 
+def _promote(root: str, version: str) -> None:
+    ModelStore(root).promote("lesion7", version)
+
+
+@contextmanager
+def _operator() -> Iterator[Executor]:
+    """Who promotes: a process of its own, so that nobody who measures waits for it, and one that yields to callers."""
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawned, initializer=os.nice, initargs=(10,)) as operator:
+        operator.submit(os.getpid).result()  # it has started before anything is measured
+        yield operator
+
+
 async def _swap(
-    client: httpx.AsyncClient, store: ModelStore, version: str, picture: bytes, expected: Expected, found: Findings
+    client: httpx.AsyncClient,
+    operator: Executor,
+    store: ModelStore,
+    version: str,
+    picture: bytes,
+    expected: Expected,
+    found: Findings,
 ) -> None:
     """The command and the reload call; then ask until the version answers."""
     command = time.monotonic()
-    await asyncio.to_thread(store.promote, "lesion7", version)
+    await asyncio.get_running_loop().run_in_executor(operator, _promote, str(store.root), version)
     reload = await client.post("/v1/admin/reload", headers={"Authorization": f"Bearer {TOKEN}"})
     reloaded = time.monotonic()
     fault = None if reload.status_code == 200 else f"reload: {reload.text}"

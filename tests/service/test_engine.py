@@ -2,6 +2,9 @@
 
 import json
 import logging
+import resource
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +103,27 @@ def test_the_optimised_graph_gives_the_same_bits() -> None:
             assert again.infer(batch).equals(first.infer(batch))
         again.add_session_alone(shipped, 2)
         assert again.infer(images[:1], alone=True).equals(first.infer(images[:1]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults of one thread are counted on Linux only")
+def test_a_fresh_engine_computes_in_memory_that_is_there() -> None:
+    """After a swap nobody waits for pages; and what a large batch has taken is given back on request."""
+    shipped = ModelStore(SHIPPED).open("lesion7", PRODUCTION)
+    images = np.zeros((8, 224, 224, 3), np.uint8)
+    before, after = Engine(shipped, "fp32"), Engine(shipped, "fp32")
+    before.shrink()
+    taken = pages_taken(lambda: before.infer(images))
+    assert taken > 10_000
+    assert pages_taken(lambda: after.infer(images)) < taken / 10
+    after.shrink()
+    assert pages_taken(lambda: after.infer(images)) > taken / 2
+
+
+def pages_taken(work: Callable[[], object]) -> int:
+    """That the system had to give this thread."""
+    start = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    work()
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - start
 
 
 def test_an_optimised_graph_with_other_bits_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,3 +45,27 @@ def smoke_store(smoke_chain: SmokeChain) -> Path:
 def smoke_config() -> Config:
     """The smoke configuration."""
     return read_config(SMOKE_CONFIG)
+
+
+def continued(folder: Path, start: str, **replaced: str) -> Path:
+    """The smoke configuration, starting from run `start`, with one epoch and other changes."""
+    text = SMOKE_CONFIG.read_text().replace('name = "smoke"', f'name = "smoke"\nstart_from = "{start}"')
+    text = text.replace("{ epochs = 1, pixels = 32 }, { epochs = 5, pixels = 64 }", "{ epochs = 1, pixels = 64 }")
+    for before, after in replaced.items():
+        text = text.replace(before, after)
+    file = folder / "continued.toml"
+    file.write_text(text)
+    return file
+
+
+@pytest.fixture(scope="session")
+def pupil_chain(smoke_chain: SmokeChain, tmp_path_factory: pytest.TempPathFactory) -> SmokeChain:
+    """A run that starts from the smoke run and learns from it, and the version that it gave; once for all tests."""
+    folder = tmp_path_factory.mktemp("pupil")
+    chain = SmokeChain(folder / "store", smoke_chain.run.with_name("pupil"))
+    config = continued(folder, smoke_chain.run.name)
+    teaching = f'\n[distillation]\nteachers = ["{smoke_chain.run.name}"]\nweight = 0.5\ntemperature = 2\n'
+    config.write_text(config.read_text() + teaching)
+    words = (str(config), "--store", str(chain.store), "--run", str(chain.run), "--promote", PRODUCTION)
+    assert main(words) == 0
+    return chain

@@ -6,21 +6,10 @@ import pytest
 import torch
 
 from model_store.store import ModelStore
-from tests.training.conftest import SMOKE_CONFIG, SmokeChain
+from tests.training.conftest import SmokeChain, continued
 from training.__main__ import EXPECTED_FAILURE, main
 from training.config import Distillation
 from training.train import TEACHERS_LOGITS, distance_to_teachers
-
-
-def continued(folder: Path, start: str, **replaced: str) -> Path:
-    """The smoke configuration, starting from run `start`, with one epoch and other changes."""
-    text = SMOKE_CONFIG.read_text().replace('name = "smoke"', f'name = "smoke"\nstart_from = "{start}"')
-    text = text.replace("{ epochs = 1, pixels = 32 }, { epochs = 5, pixels = 64 }", "{ epochs = 1, pixels = 64 }")
-    for before, after in replaced.items():
-        text = text.replace(before, after)
-    file = folder / "continued.toml"
-    file.write_text(text)
-    return file
 
 
 def test_a_run_goes_on_from_another(smoke_chain: SmokeChain, tmp_path: Path) -> None:
@@ -44,17 +33,13 @@ def test_another_split_is_refused(smoke_chain: SmokeChain, tmp_path: Path, capsy
     assert "another split" in capsys.readouterr().err
 
 
-def test_a_run_learns_from_teachers(smoke_chain: SmokeChain, tmp_path: Path) -> None:
+def test_a_run_learns_from_teachers(smoke_chain: SmokeChain, pupil_chain: SmokeChain) -> None:
     """The version records its teachers, and the run keeps their answers: a resumed run needs them no more."""
-    config, run = continued(tmp_path, smoke_chain.run.name), smoke_chain.run.with_name("pupil")
-    teaching = f'\n[distillation]\nteachers = ["{smoke_chain.run.name}"]\nweight = 0.5\ntemperature = 2\n'
-    config.write_text(config.read_text() + teaching)
-    assert main((str(config), "--store", str(tmp_path / "store"), "--run", str(run))) == 0
-    version = ModelStore(tmp_path / "store").verify("smoke", "1")
+    version = pupil_chain.version
     name = f"teachers/{smoke_chain.run.name}/run.json"
     assert version.read(name) == (smoke_chain.run / "run.json").read_bytes()
     assert "arXiv:1503.02531" in version.read("MODEL_CARD.md").decode()
-    assert (run / TEACHERS_LOGITS).exists()
+    assert (pupil_chain.run / TEACHERS_LOGITS).exists()
 
 
 def test_only_training_publishes_nothing(smoke_chain: SmokeChain, tmp_path: Path) -> None:
