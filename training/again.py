@@ -8,6 +8,7 @@ import csv
 import tempfile
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from training.earlier import CONFIG_FILE
 from training.errors import ExportError, ResumeError
 from training.job import read_data
 from training.network import EfficientNetLite, fold_batch_norms
+from training.provenance import read_record
 from training.publish import RECORDS, SPLIT_FILE, START, TEACHERS
 from training.release import heading, release
 from training.run import Run
@@ -32,17 +34,22 @@ _RUN = "this run"  # a name that no earlier one has
 def release_again(store: ModelStore, name: str, wanted: str, data: Path, arguments: Sequence[str]) -> ModelVersion:
     """The next version of model `name`, with the network of version or alias `wanted`; no alias is moved.
 
-    Its own record says by which `arguments` and commit it was made; the training's log, start and teachers are those of
-    the old version. Raises ResumeError for other data or another split than the network was trained on, TrainingError,
-    StoreError.
+    Its own record says by which `arguments` and commit it was released; the machine that trained, the training's log,
+    start and teachers are those of the old version. Raises ResumeError for other data or another split than the network
+    was trained on, TrainingError, StoreError.
     """
     version = store.verify(name, wanted)
     with tempfile.TemporaryDirectory() as folder:
         _restore_records(version, Path(folder))
         config = read_config(Path(folder) / _RUN / CONFIG_FILE)
         heading("Reading the data")
-        run, _ = read_data(config, data, Path(folder) / _RUN, arguments)
+        trained = read_record(Path(folder) / _RUN)
+        number = version.manifest.version  # aliases move
+        words = [number if word == wanted else word for word in arguments]
+        run, _ = read_data(config, data, Path(folder) / _RUN, words)
         _require_same_data(run, version)
+        machine = {name: getattr(trained, name) for name in ("processor", "threads", "accelerator")}
+        run = replace(run, record=replace(run.record, **machine))
         write_split(run.pictures, run.parts, run.folder / SPLIT_FILE)
         run.record.write(run.folder)
         return release(run, network_of(version, config), _training_log(run.folder), store)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -257,8 +258,14 @@ def predict_logits(network: nn.Module, batches: Iterator[Tensor], progress: str 
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 for what gains from it, on the CPU and on a GPU alike."""
-    return torch.autocast(device.type, torch.bfloat16)
+    """bfloat16 on a GPU and on processors that compute in it; emulated it takes many times as long as float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or _processor_has_bfloat16())
+
+
+@cache
+def _processor_has_bfloat16() -> bool:
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _mixed(images: Tensor, targets: Tensor, priors: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,7 +32,12 @@ def test_a_version_is_released_again_without_its_run(pupil_chain: SmokeChain, tm
     assert len(records) == 6
     for name in [*records, "log.csv", "config.toml", "split.csv.gz"]:
         assert after.read(name) == before.read(name), name
-    assert json.loads(after.read("run.json"))["command"].startswith("python -m training again --store store")
+    then, now = (json.loads(version.read("run.json")) for version in (before, after))
+    assert now["command"] == f"python -m training again --store store --model smoke 1 --data {tmp_path.name}"
+    changing = {"command", "commit", "python", "packages"}
+    assert {name: now[name] for name in now if name not in changing} == {
+        name: then[name] for name in then if name not in changing
+    }
     first, second = answers(before, before), answers(after, before)
     for name in first:
         assert np.allclose(first[name], second[name], atol=1e-4), name

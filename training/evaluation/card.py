@@ -146,8 +146,8 @@ def _training(config: Config, record: RunRecord) -> str:
 
 Started from the weights of {weights}. {_teachers(config)}
 Epochs: {stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g},
-cosine schedule, bfloat16 autocast, exponential moving average of the weights ({config.train.ema_decay:g}),
-on {device}.
+cosine schedule, bfloat16 where the machine computes in it, exponential moving average of the weights
+({config.train.ema_decay:g}), on {device}.
 Views are turned, mirrored, zoomed and cut to other picture shapes; colour, focus, noise, dark corners and erased
 patches vary. Class imbalance is met by logit adjustment with each collection's own class frequencies
 (arXiv:2007.07314, strength {config.train.prior_strength:g}). `config.toml` has every value, `log.csv` every epoch.
