@@ -2,12 +2,10 @@
 
 import logging
 import queue
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -21,7 +19,7 @@ from service.log import log
 
 # Another build of libjpeg or Pillow may round a pixel differently; two levels of 255 change no answer.
 _TENSOR_TOLERANCE_LEVELS = 2
-# Enough between two sessions of one graph, and of a graph that has proved itself here: a swap should not take long.
+# Enough between two sessions of one graph, and of an engine that has answered all before: a swap should not take long.
 _FEW_PICTURES = 1
 
 
@@ -60,19 +58,6 @@ class NetworkOutput:
         return all(np.array_equal(here, vars(other)[name]) for name, here in vars(self).items())
 
 
-@dataclass(frozen=True)
-class Proof:
-    """Of a variant that answered all its golden vectors rightly in this process: what the next engine of it needs.
-
-    `golden` are the first of them. `optimised` is the graph as ONNX Runtime has rewritten it for this processor, where
-    it was asked for: half of the work of making a session, and the same bits.
-    """
-
-    variant: VariantName
-    golden: GoldenVectors
-    optimised: bytes | None = None
-
-
 class Engine:
     """One variant. `infer` may be called from several threads, each of which has `threads_per_session` to compute.
 
@@ -80,37 +65,28 @@ class Engine:
     """
 
     def __init__(
-        self,
-        version: ModelVersion,
-        variant: VariantName,
-        threads_per_session: int = 1,
-        workers: int = 1,
-        proof: Proof | None = None,
+        self, version: ModelVersion, variant: VariantName, threads_per_session: int = 1, workers: int = 1
     ) -> None:
-        """Load the graph for `workers` callers at once and replay the golden vectors; with a `proof` only those in it.
+        """Load the graph for `workers` callers at once and replay the golden vectors.
 
         With one thread a session computes in the thread that calls, so one session serves any number of callers.
         More threads belong to their session: then each worker needs one of its own.
         Raises SelfTestError, DamagedVersionError.
         """
-        self.variant, self._graph = variant, version.manifest.graph
+        self.variant, self._manifest = variant, version.manifest
         self._idle: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
         self._shared: onnxruntime.InferenceSession | None = None
         self._alone: onnxruntime.InferenceSession | None = None
         self.threads_per_session = self.threads_alone = threads_per_session
-        try:
-            golden = proof.golden if proof else _golden(version, variant)
-            optimised = proof.optimised if proof else None
-            graph = optimised or version.read(version.manifest.variants[variant].file)
+        with self._naming_itself():
+            golden = _golden(version, variant)
+            graph = version.read(version.manifest.variants[variant].file)
             for _ in range(1 if threads_per_session == 1 else workers):
-                session = _session(graph, threads_per_session, optimised=optimised is not None)
+                session = _session(graph, threads_per_session)
                 _check_signature(session, version.manifest)
-                found = self._run(session, golden.tensors)  # warm-up and proof in one
-                _check_answers(found, golden.answers[variant], version.manifest.golden.tolerance[variant])
+                self._check(self._run(session, golden.tensors), golden)  # warm-up and proof in one
                 self._idle.put(session)
-        except SelfTestError as error:
-            raise SelfTestError(f"{version.manifest.name} {version.manifest.version} {variant}: {error}") from error
-        self.proof = Proof(variant, golden.first(_FEW_PICTURES), optimised)
+        self._few = golden.first(_FEW_PICTURES)
         if threads_per_session == 1:
             self._shared = self._idle.get()
 
@@ -121,12 +97,18 @@ class Engine:
         with self._free_session() as session:
             return self._run(session, images)
 
+    def check_again(self) -> None:
+        """Replay one golden picture, on an engine that was kept. Raises SelfTestError."""
+        with self._naming_itself():
+            self._check(self.infer(self._few.tensors), self._few)
+
     def shrink(self) -> None:
         """Give back what larger batches have taken, those of engines that are gone as well: all share one place."""
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        graph = self._manifest.graph
         with self._free_session() as session:
-            session.run([self._graph.probabilities], {self._graph.input: self.proof.golden.tensors}, options)
+            session.run([graph.probabilities], {graph.input: self._few.tensors}, options)
 
     def add_session_alone(self, version: ModelVersion, threads: int) -> None:
         """From now on `threads` compute a lone picture. Nothing that serves waits for it: pictures may be inferred.
@@ -136,37 +118,11 @@ class Engine:
         """
         if threads == self.threads_alone:
             return
-        optimised = self.proof.optimised
-        graph = optimised or version.read(version.manifest.variants[self.variant].file)
-        session = _session(graph, threads, optimised=optimised is not None)
-        if self._agrees(session):
+        session = _session(version.read(version.manifest.variants[self.variant].file), threads)
+        if self._run(session, self._few.tensors).equals(self.infer(self._few.tensors)):
             self._alone, self.threads_alone = session, threads
         else:
             log(logging.WARNING, "a lone picture gets no more threads: they change its answer", threads=threads)
-
-    def keep_optimised(self, version: ModelVersion) -> None:
-        """Put the optimised graph into `proof`, unless it gives other bits or there is no place to write it to.
-
-        Raises DamagedVersionError.
-        """
-        if self.proof.optimised is not None:
-            return
-        graph = version.read(version.manifest.variants[self.variant].file)
-        try:
-            optimised = _optimised(graph)  # through a file: ONNX Runtime gives it no other way
-            agrees = self._agrees(_session(optimised, self.threads_per_session, optimised=True))
-        except (OSError, SelfTestError) as error:
-            log(logging.WARNING, "the optimised graph is not kept", reason=str(error))
-            return
-        if agrees:
-            self.proof = replace(self.proof, optimised=optimised)
-        else:
-            log(logging.WARNING, "the optimised graph is not kept: it changes answers")
-
-    def _agrees(self, session: onnxruntime.InferenceSession) -> bool:
-        """Whether it gives the bits of those that serve."""
-        images = self.proof.golden.tensors
-        return self._run(session, images).equals(self.infer(images))
 
     @contextmanager
     def _free_session(self) -> Iterator[onnxruntime.InferenceSession]:
@@ -181,8 +137,19 @@ class Engine:
             self._idle.put(session)
 
     def _run(self, session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> NetworkOutput:
-        wanted = [self._graph.probabilities, self._graph.class_maps, self._graph.in_distribution]
-        return NetworkOutput(*session.run(wanted, {self._graph.input: images}))
+        graph = self._manifest.graph
+        wanted = [graph.probabilities, graph.class_maps, graph.in_distribution]
+        return NetworkOutput(*session.run(wanted, {graph.input: images}))
+
+    def _check(self, found: NetworkOutput, golden: GoldenVectors) -> None:
+        _check_answers(found, golden.answers[self.variant], self._manifest.golden.tolerance[self.variant])
+
+    @contextmanager
+    def _naming_itself(self) -> Iterator[None]:
+        try:
+            yield
+        except SelfTestError as error:
+            raise SelfTestError(f"{self._manifest.name} {self._manifest.version} {self.variant}: {error}") from error
 
 
 def _golden(version: ModelVersion, variant: VariantName) -> GoldenVectors:
@@ -197,14 +164,6 @@ def _golden(version: ModelVersion, variant: VariantName) -> GoldenVectors:
     return golden
 
 
-def _optimised(graph: bytes) -> bytes:
-    """The graph as ONNX Runtime rewrites it for this processor. Raises SelfTestError, OSError."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "optimised.onnx"
-        _session(graph, 1, written_to=file)
-        return file.read_bytes()
-
-
 @cache
 def _share_memory() -> None:
     """One place for what sessions compute in, instead of one each: they work in turn, so most of it would lie idle.
@@ -215,21 +174,16 @@ def _share_memory() -> None:
     onnxruntime.create_and_register_allocator(memory, None)
 
 
-def _session(
-    graph: bytes, threads: int, *, optimised: bool = False, written_to: Path | None = None
-) -> onnxruntime.InferenceSession:
-    """`optimised`: the graph is taken as it is; otherwise it is optimised, and then `written_to` a file if asked."""
+def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    if optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if written_to:
-        options.optimized_model_filepath = str(written_to)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A thread that spins while it waits takes its core from decoding and from the event loop.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     _share_memory()
     options.add_session_config_entry("session.use_env_allocators", "1")
+    # Weights stay apart: they go when their session goes, and would split what the next one computes in.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -25,7 +25,7 @@ from model_store.storage import Seal
 from model_store.store import ModelStore, ModelVersion
 from service.choice import Choice, Wishes
 from service.choice_cache import ChoiceCache
-from service.engine import Engine, Proof, SelfTestError
+from service.engine import Engine, SelfTestError
 from service.log import log
 from service.machine import Machine, this_machine
 from service.quick_choice import engine_beside
@@ -33,7 +33,9 @@ from service.schemas import ServingModel
 from service.tuning import tuned_engine
 
 CANDIDATE = "candidate"
-_PROOFS = 3  # as many versions as one goes back and forth between: production, the one before it, a candidate
+# Versions that one goes back and forth between: the one that serves and the one before it. What is kept is weights,
+# some 10 MB each: sessions compute in memory that they share.
+_KEPT = 2
 # Missing; not what was published; a graph that may not be run; signatures; golden vectors; whatever nobody foresaw.
 RefusalReason = Literal["not_found", "damaged", "unsafe_graph", "untrusted", "self_test", "load_failed"]
 _REASONS: Sequence[tuple[type[Exception], RefusalReason]] = (
@@ -115,7 +117,7 @@ class Loader:
         # By digest, which names every byte of a version: what was found out of it once holds.
         self._choices: dict[str, Choice] = {}
         self._seals: dict[str, Seal | None] = {}  # of versions that are whole and signed, with graphs that may be run
-        self._proofs: dict[str, Proof] = {}  # of the latest, which may hold some megabytes each
+        self._kept: dict[str, tuple[Engine, Choice]] = {}  # of the latest, the newest last
 
     def look(self, alias: str, also_serve: Sequence[str], *, shadow: bool) -> Wanted:
         """Ask the store what the aliases stand for now. Raises StoreError when it cannot tell."""
@@ -158,23 +160,33 @@ class Loader:
         return loaded
 
     def settle(self, loaded: LoadedModel) -> None:
-        """What a swap need not wait for: more threads for lone pictures, and a quick way back to this version.
-
-        Raises SelfTestError, StoreError.
-        """
-        loaded.engine.keep_optimised(loaded.version)
-        self._remembered(loaded)
+        """What a swap need not wait for: more threads for lone pictures. Raises SelfTestError, StoreError."""
         loaded.engine.add_session_alone(loaded.version, loaded.choice.threads_alone)
 
     def _loaded_beside(self, version: str, running: Choice) -> LoadedModel:
         checked, machine = self._checked(version), this_machine()
+        kept = self._engine_kept(checked.digest)
+        if kept:
+            return self._remembered(LoadedModel(checked, *kept, machine))
         known = self._choices.get(checked.digest)
         if known is None:
             known = self._cache.recall(machine, checked.digest, self._wishes) if self._cache else None
             if known is None or not _has_run_fp32(known):
                 Engine(checked, "fp32")  # as at start: the evaluation is of fp32; where it is wrong, trust nothing
-        engine, choice = engine_beside(checked, running, known, self._proofs.get(checked.digest))
+        engine, choice = engine_beside(checked, running, known)
+        engine.shrink()  # all golden pictures at once, and fp32's, take more than serving does
         return self._remembered(LoadedModel(checked, engine, choice, machine))
+
+    def _engine_kept(self, digest: str) -> tuple[Engine, Choice] | None:
+        """Of a version that was swapped out a moment ago, if it still answers as it should."""
+        kept = self._kept.get(digest)
+        try:
+            if kept:
+                kept[0].check_again()
+        except SelfTestError as error:
+            log(logging.WARNING, "kept engine fails its self-test, it is loaded anew", reason=str(error))
+            return None
+        return kept
 
     def _checked(self, version: str) -> ModelVersion:
         """Raises StoreError. Nothing of a graph is run before this.
@@ -194,10 +206,10 @@ class Loader:
     def _remembered(self, loaded: LoadedModel) -> LoadedModel:
         digest = loaded.version.digest
         self._choices[digest] = loaded.choice
-        self._proofs.pop(digest, None)  # the newest stand last
-        self._proofs[digest] = loaded.engine.proof
-        for oldest in list(self._proofs)[:-_PROOFS]:
-            del self._proofs[oldest]
+        self._kept.pop(digest, None)  # the newest stand last
+        self._kept[digest] = (loaded.engine, loaded.choice)
+        for oldest in list(self._kept)[:-_KEPT]:
+            del self._kept[oldest]
         return loaded
 
     def _digest(self, version: str) -> str | None:

@@ -7,19 +7,16 @@ from dataclasses import replace
 from model_store.contract.manifest import VariantName
 from model_store.store import ModelVersion
 from service.choice import Choice, Measured, choose
-from service.engine import Engine, Proof, SelfTestError
+from service.engine import Engine, SelfTestError
 from service.log import log
 from service.tuning import batch_job
 
 _RUNS = 3
 
 
-def engine_beside(
-    version: ModelVersion, running: Choice, known: Choice | None, proof: Proof | None = None
-) -> tuple[Engine, Choice]:
+def engine_beside(version: ModelVersion, running: Choice, known: Choice | None) -> tuple[Engine, Choice]:
     """An engine for the threads of the `running` one; `known` is what was chosen for this version on this machine.
 
-    `proof`: of the variant that was loaded before in this process.
     The number format that was fastest for the running network is taken for the new one too, as far as its answers are
     right. Raises SelfTestError when those of no variant are.
     """
@@ -29,13 +26,7 @@ def engine_beside(
         try:
             if variant not in version.manifest.variants:
                 raise SelfTestError(f"{version.manifest.name} {version.manifest.version} has no variant {variant}")
-            engine = Engine(
-                version,
-                variant,
-                running.threads_per_session,
-                running.workers,
-                proof if proof and proof.variant == variant else None,
-            )
+            engine = Engine(version, variant, running.threads_per_session, running.workers)
         except SelfTestError as error:
             refused[variant] = str(error)
         else:

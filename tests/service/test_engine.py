@@ -6,7 +6,6 @@ import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,31 +77,14 @@ def test_more_threads_that_change_an_answer_are_not_used(tmp_path: Path, monkeyp
     assert engine.threads_alone == 1
 
 
-def test_a_graph_that_proved_itself_is_still_looked_at(tmp_path: Path) -> None:
-    """One golden picture is replayed: a session that answers it wrongly is refused."""
-    engine = Engine(publish(tmp_path / "right", {"fp32": PLAIN}).verify("lesion7", "production"), "fp32")
-    other = publish(tmp_path / "other", {"fp32": graph(gain=2.0)}).verify("lesion7", "production")
-    with pytest.raises(SelfTestError, match="golden"):
-        Engine(other, "fp32", proof=engine.proof)
-
-
-def test_the_optimised_graph_gives_the_same_bits() -> None:
-    """Of every variant, for one picture and for several; it is taken instead of the version's file."""
-
-    def nothing_to_read(name: str, _: object) -> bytes:
-        raise AssertionError(name)
-
-    shipped = ModelStore(SHIPPED).open("lesion7", PRODUCTION)
-    images = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
-    for variant in shipped.manifest.variants:
-        first = Engine(shipped, variant)
-        first.keep_optimised(shipped)
-        assert first.proof.optimised is not None
-        again = Engine(replace(shipped, fetch=nothing_to_read), variant, proof=first.proof)
-        for batch in (images[:1], images):
-            assert again.infer(batch).equals(first.infer(batch))
-        again.add_session_alone(shipped, 2)
-        assert again.infer(images[:1], alone=True).equals(first.infer(images[:1]))
+def test_a_kept_engine_is_still_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One golden picture is replayed: where memory has changed, that is told."""
+    engine = Engine(publish(tmp_path, {"fp32": PLAIN}).verify("lesion7", "production"), "fp32")
+    engine.check_again()
+    right = engine.infer
+    monkeypatch.setattr(engine, "infer", lambda images: right(255 - images))
+    with pytest.raises(SelfTestError, match="lesion7 1 fp32: golden"):
+        engine.check_again()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults of one thread are counted on Linux only")
@@ -124,24 +106,6 @@ def pages_taken(work: Callable[[], object]) -> int:
     start = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
     work()
     return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - start
-
-
-def test_an_optimised_graph_with_other_bits_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way back is then as long as the first."""
-    version = publish(tmp_path, {"fp32": PLAIN}).verify("lesion7", "production")
-    engine = Engine(version, "fp32")
-    monkeypatch.setattr(NetworkOutput, "equals", lambda *_: False)
-    engine.keep_optimised(version)
-    assert engine.proof.optimised is None
-
-
-def test_nowhere_to_write_the_optimised_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read-only container: nothing is kept, nothing fails."""
-    version = publish(tmp_path, {"fp32": PLAIN}).verify("lesion7", "production")
-    engine = Engine(version, "fp32")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    engine.keep_optimised(version)
-    assert engine.proof.optimised is None
 
 
 @pytest.mark.parametrize("output", ["probabilities", "class_maps", "in_distribution"])

@@ -134,11 +134,12 @@ async def test_rollback_is_followed(following: Following, store: ModelStore) -> 
     assert following.registry.current().choice.inference_seconds == first.inference_seconds
 
 
-async def test_a_rollback_replays_few_golden_pictures(
+async def test_a_rollback_makes_no_session(
     following: Following, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A version that is new here answers all of them; one that has answered them in this process, one."""
+    """A version that is new here answers all golden pictures; the engine of the one before was kept and answers one."""
     replayed: list[int] = []
+    kept = following.registry.current().engine
     publish(store.root, {"fp32": SECOND})
     monkeypatch.setattr(engine, "_check_answers", lambda found, *_: replayed.append(len(found.probabilities)))
     await following.look()
@@ -146,8 +147,39 @@ async def test_a_rollback_replays_few_golden_pictures(
     store.rollback("lesion7")
     await following.look()
     assert following.serving == "1"
+    assert following.registry.current().engine is kept
     assert set(counts_of_the_new) == {3}
     assert replayed == [1]
+
+
+async def test_a_kept_engine_that_answers_wrongly_is_loaded_anew(
+    following: Following, store: ModelStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The files are as they were: the version may serve, that memory may not."""
+    kept = following.registry.current().engine
+    publish(store.root, {"fp32": SECOND})
+    await following.look()
+
+    def fail() -> None:
+        raise SelfTestError("a flipped bit")
+
+    monkeypatch.setattr(kept, "check_again", fail)
+    store.rollback("lesion7")
+    await following.look()
+    assert following.serving == "1"
+    assert following.registry.current().engine is not kept
+    assert "kept engine fails its self-test" in caplog.text
+
+
+async def test_only_the_last_two_engines_are_kept(following: Following, store: ModelStore) -> None:
+    """The one that serves and the one before it; the others leave memory."""
+    engines = [weakref.ref(following.registry.current().engine)]
+    for gain in (1.1, 1.2):
+        publish(store.root, {"fp32": graph(gain=gain)})
+        await following.look()
+        engines.append(weakref.ref(following.registry.current().engine))
+    await until(lambda: engines[0]() is None)
+    assert all(engine() is not None for engine in engines[1:])
 
 
 async def test_a_lone_picture_gets_its_threads_after_the_swap(following: Following, store: ModelStore) -> None:
@@ -160,7 +192,6 @@ async def test_a_lone_picture_gets_its_threads_after_the_swap(following: Followi
     after = following.registry.current()
     assert (after.manifest.version, after.engine.threads_alone) == ("2", 1)
     await until(lambda: after.engine.threads_alone == 2)
-    assert after.engine.proof.optimised is not None  # so that a way back to it takes less
 
 
 async def test_a_version_that_gets_no_more_threads_serves_on(
