@@ -19,8 +19,6 @@ from service.log import log
 
 # Another build of libjpeg or Pillow may round a pixel differently; two levels of 255 change no answer.
 _TENSOR_TOLERANCE_LEVELS = 2
-# Enough between two sessions of one graph, and of an engine that has answered all before: a swap should not take long.
-_FEW_PICTURES = 1
 
 
 class SelfTestError(Exception):
@@ -78,15 +76,17 @@ class Engine:
         self._shared: onnxruntime.InferenceSession | None = None
         self._alone: onnxruntime.InferenceSession | None = None
         self.threads_per_session = self.threads_alone = threads_per_session
-        with self._naming_itself():
+        try:
             golden = _golden(version, variant)
             graph = version.read(version.manifest.variants[variant].file)
             for _ in range(1 if threads_per_session == 1 else workers):
                 session = _session(graph, threads_per_session)
                 _check_signature(session, version.manifest)
-                self._check(self._run(session, golden.tensors), golden)  # warm-up and proof in one
+                self._replay(golden, session)  # warm-up and proof in one
                 self._idle.put(session)
-        self._few = golden.first(_FEW_PICTURES)
+        except SelfTestError as error:
+            raise SelfTestError(f"{version.manifest.name} {version.manifest.version} {variant}: {error}") from error
+        self._picture = golden.tensors[:1].copy()  # no view: the others may go
         if threads_per_session == 1:
             self._shared = self._idle.get()
 
@@ -97,18 +97,13 @@ class Engine:
         with self._free_session() as session:
             return self._run(session, images)
 
-    def check_again(self) -> None:
-        """Replay one golden picture, on an engine that was kept. Raises SelfTestError."""
-        with self._naming_itself():
-            self._check(self.infer(self._few.tensors), self._few)
-
     def shrink(self) -> None:
         """Give back what larger batches have taken, those of engines that are gone as well: all share one place."""
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         graph = self._manifest.graph
         with self._free_session() as session:
-            session.run([graph.probabilities], {graph.input: self._few.tensors}, options)
+            session.run([graph.probabilities], {graph.input: self._picture}, options)
 
     def add_session_alone(self, version: ModelVersion, threads: int) -> None:
         """From now on `threads` compute a lone picture. Nothing that serves waits for it: pictures may be inferred.
@@ -119,7 +114,7 @@ class Engine:
         if threads == self.threads_alone:
             return
         session = _session(version.read(version.manifest.variants[self.variant].file), threads)
-        if self._run(session, self._few.tensors).equals(self.infer(self._few.tensors)):
+        if self._run(session, self._picture).equals(self.infer(self._picture)):
             self._alone, self.threads_alone = session, threads
         else:
             log(logging.WARNING, "a lone picture gets no more threads: they change its answer", threads=threads)
@@ -141,15 +136,10 @@ class Engine:
         wanted = [graph.probabilities, graph.class_maps, graph.in_distribution]
         return NetworkOutput(*session.run(wanted, {graph.input: images}))
 
-    def _check(self, found: NetworkOutput, golden: GoldenVectors) -> None:
-        _check_answers(found, golden.answers[self.variant], self._manifest.golden.tolerance[self.variant])
-
-    @contextmanager
-    def _naming_itself(self) -> Iterator[None]:
-        try:
-            yield
-        except SelfTestError as error:
-            raise SelfTestError(f"{self._manifest.name} {self._manifest.version} {self.variant}: {error}") from error
+    def _replay(self, golden: GoldenVectors, session: onnxruntime.InferenceSession) -> None:
+        """One by one: all at once they would take more memory than serving does."""
+        for image, expected in golden.one_by_one(self.variant):
+            _check_answers(self._run(session, image), expected, self._manifest.golden.tolerance[self.variant])
 
 
 def _golden(version: ModelVersion, variant: VariantName) -> GoldenVectors:

@@ -165,7 +165,7 @@ class Loader:
 
     def _loaded_beside(self, version: str, running: Choice) -> LoadedModel:
         checked, machine = self._checked(version), this_machine()
-        kept = self._engine_kept(checked.digest)
+        kept = self._kept.get(checked.digest)
         if kept:
             return self._remembered(LoadedModel(checked, *kept, machine))
         known = self._choices.get(checked.digest)
@@ -174,19 +174,7 @@ class Loader:
             if known is None or not _has_run_fp32(known):
                 Engine(checked, "fp32")  # as at start: the evaluation is of fp32; where it is wrong, trust nothing
         engine, choice = engine_beside(checked, running, known)
-        engine.shrink()  # all golden pictures at once, and fp32's, take more than serving does
         return self._remembered(LoadedModel(checked, engine, choice, machine))
-
-    def _engine_kept(self, digest: str) -> tuple[Engine, Choice] | None:
-        """Of a version that was swapped out a moment ago, if it still answers as it should."""
-        kept = self._kept.get(digest)
-        try:
-            if kept:
-                kept[0].check_again()
-        except SelfTestError as error:
-            log(logging.WARNING, "kept engine fails its self-test, it is loaded anew", reason=str(error))
-            return None
-        return kept
 
     def _checked(self, version: str) -> ModelVersion:
         """Raises StoreError. Nothing of a graph is run before this.

@@ -7,6 +7,7 @@ uint8 [N, H, W, 3] and, for each variant of the graph, `probabilities_<variant>`
 
 import io
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import get_args
 
@@ -36,13 +37,12 @@ class GoldenVectors:
     tensors: NDArray[np.uint8]
     answers: dict[VariantName, GoldenAnswers]
 
-    def first(self, count: int) -> "GoldenVectors":
-        """The first `count` pictures, with what belongs to them."""
-        answers = {
-            variant: GoldenAnswers(given.probabilities[:count], given.in_distribution[:count])
-            for variant, given in self.answers.items()
-        }
-        return GoldenVectors(self.pictures[:count], self.tensors[:count].copy(), answers)  # no view: the rest may go
+    def one_by_one(self, variant: VariantName) -> Iterator[tuple[NDArray[np.uint8], GoldenAnswers]]:
+        """Each tensor as a batch of its own, with what the variant must answer to it."""
+        answers = self.answers[variant]
+        for number in range(len(self.tensors)):
+            one = slice(number, number + 1)
+            yield self.tensors[one], GoldenAnswers(answers.probabilities[one], answers.in_distribution[one])
 
 
 def write_golden(golden: GoldenVectors) -> bytes:
