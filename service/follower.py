@@ -23,6 +23,7 @@ from service.tuning import give_memory_back
 
 Result = TypeVar("Result")
 _SETTLED_AFTER_SECONDS = 1.0
+KEPT_SECONDS = 60.0  # after a swap, for a way back: whoever promotes a bad version notices soon
 
 
 class FollowerObserver(Protocol):
@@ -71,6 +72,7 @@ class Follower:
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
         self._store_trouble: StoreTrouble | None = None
+        self._forgetting: asyncio.TimerHandle | None = None
         for model in registry.lineup.roles:
             self._watch(model)
 
@@ -180,6 +182,19 @@ class Follower:
         if lineup.serving is not before.serving:
             self._observer.serves(loaded)
             log(logging.INFO, "model serves", **loaded.identity.model_dump())
+            self._forget_later()
+
+    def _forget_later(self) -> None:
+        """What the loader keeps for a way back goes when there has been no swap for a while."""
+        if self._forgetting:
+            self._forgetting.cancel()
+        self._forgetting = self._loop.call_later(KEPT_SECONDS, self._forget)
+
+    def _forget(self) -> None:
+        serving = self._registry.loaded
+        with suppress(RuntimeError):  # the thread has ended, and soon the process
+            if serving:
+                self._thread.submit(self._registry.loader.forget, serving)
 
     def _drop_unwanted(self, wanted: Wanted) -> None:
         """Let go of what nobody wants any more. What serves stays until its successor is there."""

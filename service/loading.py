@@ -30,12 +30,10 @@ from service.log import log
 from service.machine import Machine, this_machine
 from service.quick_choice import engine_beside
 from service.schemas import ServingModel
-from service.tuning import tuned_engine
+from service.tuning import give_memory_back, tuned_engine
 
 CANDIDATE = "candidate"
-# Versions that one goes back and forth between: the one that serves and the one before it. What is kept is weights,
-# some 10 MB each: sessions compute in memory that they share.
-_KEPT = 2
+_KEPT = 2  # engines: of the version that serves and of the one before it, so that a way back makes no session
 # Missing; not what was published; a graph that may not be run; signatures; golden vectors; whatever nobody foresaw.
 RefusalReason = Literal["not_found", "damaged", "unsafe_graph", "untrusted", "self_test", "load_failed"]
 _REASONS: Sequence[tuple[type[Exception], RefusalReason]] = (
@@ -162,6 +160,12 @@ class Loader:
     def settle(self, loaded: LoadedModel) -> None:
         """What a swap need not wait for: more threads for lone pictures. Raises SelfTestError, StoreError."""
         loaded.engine.add_session_alone(loaded.version, loaded.choice.threads_alone)
+
+    def forget(self, serving: LoadedModel) -> None:
+        """Keep no other engine than this version's: nobody has gone back for a while. Their memory is given back."""
+        self._kept = {digest: kept for digest, kept in self._kept.items() if digest == serving.version.digest}
+        serving.engine.shrink()
+        give_memory_back()
 
     def _loaded_beside(self, version: str, running: Choice) -> LoadedModel:
         checked, machine = self._checked(version), this_machine()

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from model_store.contract.golden import GoldenAnswers, GoldenVectors, preprocess_encoded, read_golden, write_golden
 from model_store.store import PRODUCTION, SHIPPED, ModelStore, ModelVersion
 from service.engine import Engine
+from service.follower import KEPT_SECONDS
 from tests.conftest import ROOT, RunningService, encoded, lesion_picture, running_service
 from tests.service.stand_ins import graph, publish
 
@@ -50,7 +51,8 @@ Expected = dict[tuple[str, str], list[NDArray[np.float32]]]
 class Plan:
     """How much of what. `rate_per_second` of the load is measured when it is None; with 0 there is none but probes.
 
-    `standby`: the version that served before stays loaded.
+    `standby`: the version that served before stays loaded. `rest_seconds` go by before memory is looked at at the end:
+    what is kept for a way back goes meanwhile.
     """
 
     swaps: int
@@ -61,6 +63,7 @@ class Plan:
     deadline_seconds: float = 3.0
     shipped: bool = True
     standby: bool = False
+    rest_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ async def run(plan: Plan, folder: Path) -> Findings:
                 for number in range(plan.swaps):
                     await _swap(client, operator, store, "21"[number % 2], pictures[0], expected, found)
                     await asyncio.sleep(plan.interval_seconds)
-                await asyncio.sleep(plan.interval_seconds)
+                await asyncio.sleep(plan.interval_seconds + plan.rest_seconds)
                 found.resident_bytes.append(resident_bytes(service))
         return found
 
@@ -275,7 +278,7 @@ def _load(plan: Plan, rate: float, service: RunningService, folder: Path, found:
         yield
         return
     # A little longer than the swaps can be expected to take; ended early its report would be lost.
-    seconds = plan.steady_seconds + plan.swaps * (plan.interval_seconds + 0.5) + 5
+    seconds = plan.steady_seconds + plan.swaps * (plan.interval_seconds + 0.5) + plan.rest_seconds + 5
     words = ("run", "--url", service.url, "--rate", f"{rate:.1f}", "--duration", f"{seconds:.0f}")
     command = [sys.executable, "-m", "loadtests", *words, "--report", str(folder / "load")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as generator:
@@ -349,6 +352,7 @@ def main() -> int:
         options.rate,
         shipped=not options.tiny,
         standby=options.standby,
+        rest_seconds=KEPT_SECONDS + 5,
     )
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(run(plan, Path(folder)))

@@ -163,6 +163,20 @@ async def test_only_the_last_two_engines_are_kept(following: Following, store: M
     assert all(engine() is not None for engine in engines[1:])
 
 
+async def test_what_is_kept_for_a_way_back_goes_after_a_while(
+    following: Following, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a way back is then a load like any other."""
+    monkeypatch.setattr("service.follower.KEPT_SECONDS", 0.05)
+    before = weakref.ref(following.registry.current().engine)
+    publish(store.root, {"fp32": SECOND})
+    await following.look()
+    await until(lambda: before() is None)
+    store.rollback("lesion7")
+    await following.look()
+    assert following.serving == "1"
+
+
 async def test_a_lone_picture_gets_its_threads_after_the_swap(following: Following, store: ModelStore) -> None:
     """The new version serves without waiting for them."""
     before = following.registry.current()
