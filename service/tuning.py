@@ -70,7 +70,10 @@ def tuned_engine(
     choice = measured_choice(version, wishes, machine.cores)
     if cache and all(m.rounds == _ROUNDS for m in choice.measured):  # a busy moment is not to be remembered
         cache.remember(machine, version.digest, wishes, choice)
-    return _serving(version, choice)
+    engine, choice = _serving(version, choice)
+    engine.shrink()  # the largest batches of all candidates have taken more than serving does
+    give_memory_back()
+    return engine, choice
 
 
 def measured_choice(version: ModelVersion, wishes: Wishes, cores: int) -> Choice:
@@ -92,11 +95,9 @@ def measured_choice(version: ModelVersion, wishes: Wishes, cores: int) -> Choice
 
 
 def _serving(version: ModelVersion, choice: Choice) -> tuple[Engine, Choice]:
-    """The chosen engine, made anew, without the memory that the largest batches of all candidates have taken."""
+    """The chosen engine, made anew: those that were measured are gone."""
     engine = Engine(version, choice.variant, choice.threads_per_session, choice.workers)
     engine.add_session_alone(version, choice.threads_alone)
-    engine.shrink()
-    give_memory_back()
     for variant, reason in choice.refused.items():
         log(logging.WARNING, f"{variant} refused, {choice.variant} serves", reason=reason)
     log(

@@ -191,8 +191,10 @@ async def run(plan: Plan, folder: Path) -> Findings:
                 for number in range(plan.swaps):
                     await _swap(client, operator, store, "21"[number % 2], pictures[0], expected, found)
                     await asyncio.sleep(plan.interval_seconds)
-                await asyncio.sleep(plan.interval_seconds + plan.rest_seconds)
-                found.resident_bytes.append(resident_bytes(service))
+                await asyncio.sleep(plan.interval_seconds)
+        # Not under load: seconds so long after the last swap would not be compared with like ones.
+        await asyncio.sleep(plan.rest_seconds)
+        found.resident_bytes.append(resident_bytes(service))
         return found
 
 
@@ -278,7 +280,7 @@ def _load(plan: Plan, rate: float, service: RunningService, folder: Path, found:
         yield
         return
     # A little longer than the swaps can be expected to take; ended early its report would be lost.
-    seconds = plan.steady_seconds + plan.swaps * (plan.interval_seconds + 0.5) + plan.rest_seconds + 5
+    seconds = plan.steady_seconds + plan.swaps * (plan.interval_seconds + 0.5) + 5
     words = ("run", "--url", service.url, "--rate", f"{rate:.1f}", "--duration", f"{seconds:.0f}")
     command = [sys.executable, "-m", "loadtests", *words, "--report", str(folder / "load")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as generator:
