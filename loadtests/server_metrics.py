@@ -16,6 +16,7 @@ ABANDONED_IN_WORK = "dermserve_abandoned_in_work_total"  # their callers left wh
 RESIDENT_BYTES = "process_resident_memory_bytes"
 PROCESSOR_SECONDS = "process_cpu_seconds_total"
 OPEN_DESCRIPTORS = "process_open_fds"
+THREADS = "process_threads"
 
 SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -94,6 +95,7 @@ class ServerWatch:
 
     memory: list[tuple[float, float]] = field(default_factory=list)  # (seconds since the start, bytes)
     descriptors: list[tuple[float, float]] = field(default_factory=list)  # (seconds since the start, number open)
+    threads: list[tuple[float, float]] = field(default_factory=list)  # (seconds since the start, number)
     first: list[Sample] = field(default_factory=list)
     last: list[Sample] = field(default_factory=list)
     seconds: float = 0.0  # between the first and the last reading
@@ -102,7 +104,8 @@ class ServerWatch:
         """Write one reading down."""
         self.first = self.first or samples
         self.last, self.seconds = samples, seconds
-        for name, readings in ((RESIDENT_BYTES, self.memory), (OPEN_DESCRIPTORS, self.descriptors)):
+        watched = {RESIDENT_BYTES: self.memory, OPEN_DESCRIPTORS: self.descriptors, THREADS: self.threads}
+        for name, readings in watched.items():
             value = value_of(samples, name)
             if value is not None:
                 readings.append((seconds, value))

@@ -3,7 +3,9 @@
 Series whose labels are known exist from the start: an alert on an increase would miss the first event of a new one.
 """
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -39,6 +41,9 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
+        Gauge("process_threads", "Threads of the process, those of libraries too.", registry=registry).set_function(
+            _threads
+        )
         self._http = _Http(registry)
         self._answers = _Answers(registry)
         self._failures = _Failures(registry)
@@ -316,6 +321,14 @@ class _Engine:
         self._inference_seconds.clear()
         for batch_size, seconds in choice.inference_seconds.items():
             self._inference_seconds.labels(str(batch_size)).set(seconds)
+
+
+def _threads() -> int:
+    """Python knows only its own; Linux knows all."""
+    try:
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+    except OSError:
+        return threading.active_count()
 
 
 def _counter(registry: CollectorRegistry, name: str, meaning: str, label: str, known: Iterable[str] = ()) -> Counter:

@@ -60,9 +60,9 @@ SCENARIOS = (
     ),
     Scenario(
         "soak",
-        "0.7 C for half an hour: memory and descriptors stay flat after the first ten minutes",
-        (Phase("soak", 0.7, 1800.0),),
-        (checks.everybody_answered, *EVERYWHERE, checks.flat_memory, checks.flat_descriptors),
+        "0.4 C of mixed sizes for half an hour: memory, descriptors and threads stay flat after the first ten minutes",
+        (Phase("soak", 0.4, 1800.0, mixed=True),),
+        (checks.small_ones_in_time, *EVERYWHERE, checks.flat_memory, checks.flat_descriptors, checks.flat_threads),
     ),
     _overload(2),
     _overload(4),

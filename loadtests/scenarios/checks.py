@@ -21,6 +21,7 @@ SETTLING_SHARE = 1 / 3  # of a run, before its memory is judged
 MEMORY_GROWTH_MIB = 16.0
 MEMORY_SLOPE_MIB_PER_HOUR = 1.0
 DESCRIPTOR_GROWTH = 10.0
+THREAD_GROWTH = 1.0
 WASTED_SHARE = 0.01  # of the abandoned
 RETRIES_SUCCEED_SHARE = 0.9
 HARM_FACTOR = 1.5  # of the p95 beside slow uploaders to the p95 without
@@ -176,11 +177,20 @@ def flat_memory(evidence: Evidence) -> Check:
 
 def flat_descriptors(evidence: Evidence) -> Check:
     """Connections are not lost open."""
-    line = _settled_trend(evidence, evidence.observation.server.descriptors)
-    promise, limit = "open descriptors' growth once settled", f"at most {DESCRIPTOR_GROWTH:g}"
+    readings = evidence.observation.server.descriptors
+    return _flat(evidence, readings, "open descriptors' growth once settled", DESCRIPTOR_GROWTH)
+
+
+def flat_threads(evidence: Evidence) -> Check:
+    """No thread is left behind."""
+    return _flat(evidence, evidence.observation.server.threads, "threads' growth once settled", THREAD_GROWTH)
+
+
+def _flat(evidence: Evidence, readings: Sequence[tuple[float, float]], promise: str, most: float) -> Check:
+    line, limit = _settled_trend(evidence, readings), f"at most {most:g}"
     if line is None:
         return Check(promise, "too few readings", limit, None)
-    return Check(promise, f"{max(0.0, line.least_growth):.1f}", limit, line.least_growth <= DESCRIPTOR_GROWTH)
+    return Check(promise, f"{max(0.0, line.least_growth):.1f}", limit, line.least_growth <= most)
 
 
 def recovered(before: str, after: str) -> Promise:

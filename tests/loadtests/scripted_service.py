@@ -17,6 +17,7 @@ dermserve_batch_size_sum {pictures}
 dermserve_dropped_total{{reason="departed"}} {departed}
 process_resident_memory_bytes {resident}
 process_open_fds {descriptors}
+process_threads {threads}
 process_cpu_seconds_total 1
 """
 
@@ -36,6 +37,7 @@ class Flaws:
     miscounts_every: int = 0  # one in so many answers is late, the metrics say
     leak_bytes: int = 0  # an answer
     lost_descriptors: int = 0  # an answer
+    lost_threads: int = 0  # an answer
 
 
 @dataclass
@@ -115,4 +117,5 @@ class ScriptedService:
             departed=self.counts["departed"],
             resident=2e8 + self.flaws.leak_bytes * answered,
             descriptors=30 + self.flaws.lost_descriptors * answered,
+            threads=8 + self.flaws.lost_threads * answered,
         )

@@ -23,9 +23,11 @@ def exchanges_of(number, latency_seconds=0.1, kind="answered", *, phase="load", 
     return [Exchange(at, 0.0, latency_seconds, kind, phase=phase, **fields) for at in due]
 
 
-def evidence_of(exchanges, *, capacity=10.0, health=(), metrics=("", ""), memory=(), descriptors=(), **fields):
+def evidence_of(
+    exchanges, *, capacity=10.0, health=(), metrics=("", ""), memory=(), descriptors=(), threads=(), **fields
+):
     """Evidence of a run of 20 s with a target of 3 s."""
-    server = ServerWatch(list(memory), list(descriptors), *map(parse_samples, metrics), seconds=20.0)
+    server = ServerWatch(list(memory), list(descriptors), list(threads), *map(parse_samples, metrics), seconds=20.0)
     observation = Observation(
         started_at="",
         machine="",
@@ -177,6 +179,13 @@ def test_flat_descriptors(per_second, kept):
     """Lost connections show."""
     descriptors = readings(per_second, first=40.0)
     assert checks.flat_descriptors(evidence_of([], descriptors=descriptors, duration_seconds=1800.0)).passed is kept
+
+
+@pytest.mark.parametrize(("per_second", "kept"), [(0.0, True), (0.01, False)])
+def test_flat_threads(per_second, kept):
+    """Threads that nobody ends show."""
+    threads = readings(per_second, first=12.0)
+    assert checks.flat_threads(evidence_of([], threads=threads, duration_seconds=1800.0)).passed is kept
 
 
 def test_trend_says_how_sure_it_is():

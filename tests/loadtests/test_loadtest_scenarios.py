@@ -100,6 +100,17 @@ async def test_a_flaw_is_caught(server, tmp_path, wide_limits, name):
     assert result.verdict.sentence.startswith(f"TARGET MISSED: {name}: ")
 
 
+@pytest.mark.parametrize(
+    ("flaws", "promise"),
+    [(Flaws(lost_descriptors=5), "open descriptors' growth"), (Flaws(lost_threads=5), "threads' growth")],
+)
+async def test_what_is_left_behind_is_caught(server, tmp_path, wide_limits, flaws, promise):
+    """The soak sees connections and threads that nobody ends, as it sees memory."""
+    service_for(server, "soak", flaws)
+    result = await carry_out(server, tmp_path, "soak")
+    assert [reason.startswith(promise) for reason in result.verdict.reasons] == [True], text_table(result)
+
+
 async def test_a_wrong_count_is_caught(server, tmp_path, wide_limits):
     """A service whose metrics disagree with its callers is not believed."""
     service_for(server, "steady", Flaws(miscounts_every=4))

@@ -219,6 +219,16 @@ def test_metrics_count_what_happened(client: httpx.Client) -> None:
     assert [total(name) for name in names] == [value + 1 for value in before]
 
 
+def test_threads_of_libraries_are_counted(service: RunningService, client: httpx.Client) -> None:
+    """ONNX Runtime's and the decoder's threads too: a leak of them is seen."""
+    threads = Path(f"/proc/{service.process.pid}/task")
+    if not threads.is_dir():
+        pytest.skip("needs /proc")
+    lines = client.get("/metrics").text.splitlines()
+    counted = next(float(line.split()[-1]) for line in lines if line.startswith("process_threads "))
+    assert counted == pytest.approx(len(list(threads.iterdir())), abs=1)  # one may come or go between
+
+
 def test_logs_hold_no_patient_data(service: RunningService, client: httpx.Client) -> None:
     """File names, query strings, paths and metadata that name a patient appear in no log line; each line is JSON."""
     picture = encoded(lesion_picture(), comment=b"Zebulon Metadata")
