@@ -340,7 +340,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swaps", type=int, default=500)
     parser.add_argument("--interval", type=float, default=4.0, help="seconds between swaps, from the third on steady")
-    parser.add_argument("--steady", type=float, default=20.0, help="seconds without swaps at first")
+    parser.add_argument("--steady", type=float, default=300.0, help="seconds of load before the first swap")
     parser.add_argument("--share", type=float, default=0.7, help="of the measured capacity")
     parser.add_argument("--rate", type=float, help="requests a second instead")
     parser.add_argument("--tiny", action="store_true", help="networks that fit on a screen instead of the shipped one")
