@@ -21,6 +21,7 @@ from service.choice_cache import ChoiceCache
 from service.engine import SelfTestError
 from service.lifecycle import Lifecycle
 from service.log import configure_logging, keep_native_lines_out, log
+from service.memory import keep_large_pieces_apart
 from service.registry import Registry
 from service.settings import InvalidSettingsError, Settings, read_settings
 
@@ -32,6 +33,7 @@ _LAST_REQUESTS_SECONDS = 0.25  # uvicorn closes a connection whose request it ha
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the service. A start that is refused prints one line and returns 1."""
+    keep_large_pieces_apart()
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
         configure_logging(settings.log_level)

@@ -18,8 +18,8 @@ from typing import Protocol, TypeVar
 from model_store.errors import StoreError, StoreUnavailableError
 from service.loading import LoadedModel, Loader, Refusal, RefusalReason, RefusedVersionError, Wanted
 from service.log import log
+from service.memory import give_memory_back
 from service.registry import Registry
-from service.tuning import give_memory_back
 
 Result = TypeVar("Result")
 _SETTLED_AFTER_SECONDS = 1.0

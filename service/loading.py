@@ -28,9 +28,10 @@ from service.choice_cache import ChoiceCache
 from service.engine import Engine, SelfTestError
 from service.log import log
 from service.machine import Machine, this_machine
+from service.memory import give_memory_back
 from service.quick_choice import engine_beside
 from service.schemas import ServingModel
-from service.tuning import give_memory_back, tuned_engine
+from service.tuning import tuned_engine
 
 CANDIDATE = "candidate"
 _KEPT = 2  # engines: of the version that serves and of the one before it, so that a way back makes no session

@@ -1,7 +1,5 @@
 """The engine that serves is the best that was measured: variant, threads per session, sessions in parallel, batches."""
 
-import contextlib
-import ctypes
 import logging
 import statistics
 import threading
@@ -21,6 +19,7 @@ from service.choice_cache import ChoiceCache
 from service.engine import Engine, SelfTestError
 from service.log import log
 from service.machine import Machine
+from service.memory import give_memory_back
 
 _BATCH_SIZES = (1, 2, 4, 8)
 _VARIANTS: tuple[VariantName, ...] = ("fp32", "int8")
@@ -113,12 +112,6 @@ def _serving(version: ModelVersion, choice: Choice) -> tuple[Engine, Choice]:
         set_by_hand=choice.set_by_hand,
     )
     return engine, choice
-
-
-def give_memory_back() -> None:
-    """What engines that are gone have used of the C library's memory, which glibc keeps otherwise."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or none to be named so
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _engines(
