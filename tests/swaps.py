@@ -11,6 +11,7 @@ with those between that swap and the next one.
 
 import argparse
 import asyncio
+import math
 import multiprocessing
 import os
 import re
@@ -51,8 +52,9 @@ Expected = dict[tuple[str, str], list[NDArray[np.float32]]]
 class Plan:
     """How much of what. `rate_per_second` of the load is measured when it is None; with 0 there is none but probes.
 
-    `standby`: the version that served before stays loaded. `rest_seconds` go by before memory is looked at at the end:
-    what is kept for a way back goes meanwhile.
+    `standby`: the version that served before stays loaded. `rest_seconds` go by, under the same load, before memory is
+    looked at at the end: what is kept for a way back goes meanwhile. It is looked at for `memory_seconds`, as before
+    the first swap.
     """
 
     swaps: int
@@ -64,6 +66,7 @@ class Plan:
     shipped: bool = True
     standby: bool = False
     rest_seconds: float = 0.0
+    memory_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,10 @@ class Findings:
 
     probes: list[Probe] = field(default_factory=list)
     swaps: list[tuple[float, float, float]] = field(default_factory=list)
+    last_compared: float = math.inf  # what is due later, so long after the last swap, is in no phase
     load_report: str = ""
     load_failed: bool = False
-    resident_bytes: list[int] = field(default_factory=list)
+    resident_bytes: list[float] = field(default_factory=list)
 
     @property
     def faults(self) -> list[str]:
@@ -96,9 +100,10 @@ class Findings:
         commands = np.array([command for command, _, _ in self.swaps])
         seconds = np.array([probe.seconds for probe in self.probes])
         ago = np.array([p.due - commands[commands <= p.due].max(initial=-np.inf) for p in self.probes])
+        compared = np.array([probe.due <= self.last_compared for probe in self.probes], bool)
         swapping, steady = ago < _SWAP_SECONDS, ago >= _SETTLED_SECONDS
         phases = {"in swap seconds": swapping, "in the two after": ~swapping & ~steady, "in steady ones": steady}
-        return {name: seconds[chosen] for name, chosen in phases.items()}
+        return {name: seconds[chosen & compared] for name, chosen in phases.items()}
 
 
 def two_versions(root: Path, *, shipped: bool) -> ModelStore:
@@ -187,14 +192,14 @@ async def run(plan: Plan, folder: Path) -> Findings:
                 _probing(client, pictures, expected, found),
             ):
                 await asyncio.sleep(plan.steady_seconds)
-                found.resident_bytes.append(resident_bytes(service))
+                found.resident_bytes.append(await _resident_bytes_over(plan.memory_seconds, service))
                 for number in range(plan.swaps):
                     await _swap(client, operator, store, "21"[number % 2], pictures[0], expected, found)
                     await asyncio.sleep(plan.interval_seconds)
                 await asyncio.sleep(plan.interval_seconds)
-        # Not under load: seconds so long after the last swap would not be compared with like ones.
-        await asyncio.sleep(plan.rest_seconds)
-        found.resident_bytes.append(resident_bytes(service))
+                found.last_compared = time.monotonic()
+                await asyncio.sleep(plan.rest_seconds)
+                found.resident_bytes.append(await _resident_bytes_over(plan.memory_seconds, service))
         return found
 
 
@@ -280,7 +285,8 @@ def _load(plan: Plan, rate: float, service: RunningService, folder: Path, found:
         yield
         return
     # A little longer than the swaps can be expected to take; ended early its report would be lost.
-    seconds = plan.steady_seconds + plan.swaps * (plan.interval_seconds + 0.5) + 5
+    unchanged = plan.steady_seconds + plan.rest_seconds + 2 * plan.memory_seconds
+    seconds = unchanged + plan.swaps * (plan.interval_seconds + 0.5) + 5
     words = ("run", "--url", service.url, "--rate", f"{rate:.1f}", "--duration", f"{seconds:.0f}")
     command = [sys.executable, "-m", "loadtests", *words, "--report", str(folder / "load")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as generator:
@@ -293,6 +299,15 @@ def loadtest(*words: str) -> "subprocess.CompletedProcess[str]":
     """A whole run of one of the load test's commands."""
     command = [sys.executable, "-m", "loadtests", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+async def _resident_bytes_over(seconds: float, service: RunningService) -> float:
+    """The median of a reading a second: a burst that is just then answered does not decide."""
+    readings = [resident_bytes(service)]
+    for _ in range(round(seconds)):
+        await asyncio.sleep(1)
+        readings.append(resident_bytes(service))
+    return float(np.median(readings))
 
 
 def resident_bytes(service: RunningService) -> int:
@@ -355,6 +370,7 @@ def main() -> int:
         shipped=not options.tiny,
         standby=options.standby,
         rest_seconds=KEPT_SECONDS + 5,
+        memory_seconds=60.0,
     )
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(run(plan, Path(folder)))

@@ -39,7 +39,8 @@ def test_a_mixed_answer_would_be_noticed() -> None:
 def test_seconds_are_told_apart_by_the_last_command() -> None:
     """What happens in a swap's first second, while the rest of its work is done, and between swaps."""
     found = Findings(swaps=[(10.0, 10.1, 10.2), (20.0, 20.1, 20.2)])
-    times = {5.0: 1.0, 10.5: 2.0, 12.0: 3.0, 13.5: 1.0, 19.9: 1.0, 20.0: 2.0, 22.9: 3.0}
+    times = {5.0: 1.0, 10.5: 2.0, 12.0: 3.0, 13.5: 1.0, 19.9: 1.0, 20.0: 2.0, 22.9: 3.0, 29.0: 9.0}
+    found.last_compared = 25.0
     found.probes = [Probe(due, seconds, "1", None) for due, seconds in times.items()]
     assert [set(seconds) for seconds in found.seconds_by_phase().values()] == [{2.0}, {3.0}, {1.0}]
 
