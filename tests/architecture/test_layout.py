@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from model_store.contract.manifest import Manifest
+from model_store.store import SHIPPED
 from tests.conftest import ROOT
 
 TEXTS = [
@@ -51,6 +53,17 @@ def test_every_make_target_in_the_readme_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {name for text in TEXTS for name in re.findall(r"`make ([a-z]+)", (ROOT / text).read_text())}
     assert named - targets == set()
+
+
+def test_the_readme_tells_of_the_version_in_production(manifest: Manifest) -> None:
+    """The card that it links and its table of figures are those of the version that `make serve` serves."""
+    readme = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"models/lesion7/(\d+)/MODEL_CARD.md", readme)) == {manifest.version}
+    card = (SHIPPED / "lesion7" / manifest.version / "MODEL_CARD.md").read_text()
+    table = readme.partition("## How good is it?")[2].partition("## ")[0]
+    figures = re.findall(r"(\d\.\d{3}) \((\d\.\d{3})-(\d\.\d{3})\)", table)
+    assert len(figures) > 20
+    assert [one for one in figures if "{} [{}, {}]".format(*one) not in card] == []
 
 
 def test_ci_runs_the_developers_commands() -> None:
