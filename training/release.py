@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from training.publish import GRAPH_FILES, Chosen, publish, version_files
 from training.quantise import compare, is_acceptable, quantise
 from training.reference import reference_statistics
 from training.render import in_batches
+from training.rounding import learn_rounding
 from training.run import Run
 from training.train import EpochLog, predict_logits
 
@@ -55,9 +57,12 @@ def release(run: Run, network: EfficientNetLite, log: Sequence[EpochLog], store:
     sample = _training_sample(run)
     head, found = _fit_gate(run, network, chosen.calibration, sample)
     heading("Exporting to ONNX")
-    fp32 = export_onnx(network, chosen.calibration, head, run.config.input.pixels)
+    export = partial(export_onnx, calibration=chosen.calibration, head=head, pixels=run.config.input.pixels)
+    fp32 = export(network)
     rules, validation = _choose_rules(run, fp32, chosen)
-    graphs, variants = _quantise(run, fp32, sample, validation)
+    heading("Quantising")
+    int8 = quantise(export(learn_rounding(network, sample, run.config.seed)), sample[:_RANGES])
+    graphs, variants = _variants(fp32, int8, validation)
     heading("Evaluating on test")
     content, report = _evaluate(run, network, graphs, chosen, rules, found)
     draw_plots(report, log, run.folder, run.config.data.natural_mix)
@@ -132,15 +137,14 @@ def _choose_rules(run: Run, fp32: bytes, chosen: OperatingPoint) -> tuple[Rules,
     return rules, validation
 
 
-def _quantise(
-    run: Run, fp32: bytes, sample: NDArray[np.uint8], validation: Tested
+def _variants(
+    fp32: bytes, int8: bytes, validation: Tested
 ) -> tuple[dict[VariantName, bytes], dict[VariantName, Variant]]:
     """The graphs that are published, and what each costs on the validation pictures of all collections: the natural mix
     alone has so few of the rare classes that one picture more or less wrong would decide.
     """
     graphs: dict[VariantName, bytes] = {"fp32": fp32}
     variants = {"fp32": Variant(file=GRAPH_FILES["fp32"], probability_shift_p99=0.0, balanced_accuracy_loss=0.0)}
-    int8 = quantise(fp32, sample[:_RANGES])
     plain = validation.predictions
     quantised = classify(OnnxClassifier(int8), in_batches(validation.images))
     variant = compare(GRAPH_FILES["int8"], plain.probabilities, quantised, plain.labels)

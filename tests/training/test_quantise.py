@@ -12,16 +12,7 @@ from training.errors import ExportError
 from training.export import OnnxClassifier, export_onnx
 from training.gates import GateHead
 from training.network import pretrained
-from training.quantise import (
-    _correct_biases,
-    _mean_inputs,
-    _reach,
-    _rounded,
-    _trunk,
-    compare,
-    is_acceptable,
-    quantise,
-)
+from training.quantise import compare, is_acceptable, quantise
 
 FLAT = Calibration(1.0, 0.0, 1.0, tuple(np.log(np.full(7, 1 / 7))))
 
@@ -135,37 +126,10 @@ def test_no_two_neighbours_leave_sixteen_bits(int8: bytes) -> None:
     assert seen == 33 + 1, "the first convolution stands there once for each view"
 
 
-def test_reach_is_the_largest_sum_that_a_kernel_makes() -> None:
-    """Neighbours of one sign, anywhere in a window; single weights where a convolution goes by groups."""
-    beside = np.array([[3, 4, -5, 1], [3, -4, -5, -1]], np.float32)[:, :, None, None]
-    assert _reach(beside, 1).tolist() == [7, 6]
-    assert _reach(beside[:, :3], 1).tolist() == [7, 5]
-    assert _reach(beside.reshape(2, 1, 2, 2), 1).tolist() == [7, 9]
-    assert _reach(beside.reshape(2, 1, 2, 2), 2).tolist() == [5, 5]
-
-
 def test_no_number_is_left_over(int8: bytes) -> None:
     """Every constant of the file is used: ONNX Runtime has nothing to warn about."""
     graph = onnx.load_from_string(int8).graph
     assert {tensor.name for tensor in graph.initializer} <= {name for node in graph.node for name in node.input}
-
-
-def test_biases_take_back_what_rounding_shifts(graph: bytes) -> None:
-    """Each bias changes by what its channel's rounded weights lose on a mean input, in any grouping; no weight does."""
-    model = onnx.load_from_string(graph)
-    before = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
-    convolutions = sorted((n for n in _trunk(model.graph) if n.op_type == "Conv"), key=list(model.graph.node).index)[:2]
-    means = _mean_inputs(model, convolutions, images(3))
-    _correct_biases(model, convolutions, images(3))
-    after = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
-    assert all(np.array_equal(before[name], after[name]) for name in before if before[name].ndim == 4)
-    for node, groups in zip(convolutions, (1, 32), strict=True):
-        weights, mean = before[node.input[1]], means[node.input[0]]
-        for channel in range(32):
-            seen = mean if groups == 1 else mean[channel : channel + 1]
-            lost = ((weights - _rounded(weights, groups))[channel].sum(axis=(1, 2)) * seen).sum()
-            change = after[node.input[2]][channel] - before[node.input[2]][channel]
-            assert change == pytest.approx(lost, abs=1e-5)
 
 
 def test_a_graph_without_a_network_is_an_export_error() -> None:

@@ -1,0 +1,68 @@
+"""Weights learn to be rounded: an int8 graph made of them is nearer to the network than one of its own weights."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tests.training.test_quantise import FLAT, images
+from training.export import OnnxClassifier, export_onnx
+from training.gates import GateHead
+from training.network import EfficientNetLite, fold_batch_norms, pretrained
+from training.quantise import quantise
+from training.rounding import learn_rounding, reach, rounding
+
+LEARNT_ON = images(1, 256)
+
+
+@pytest.fixture(scope="module")
+def network() -> EfficientNetLite:
+    """With ImageNet weights: real ranges, and a last layer that says something."""
+    torch.manual_seed(0)
+    network = pretrained("lite0", 7, dropout=0.0, drop_path=0.0).eval()
+    torch.nn.init.normal_(network.fc.weight, std=0.1)
+    return network
+
+
+@pytest.fixture(scope="module")
+def learnt(network: EfficientNetLite) -> EfficientNetLite:
+    return learn_rounding(network, LEARNT_ON, seed=1)
+
+
+def test_the_network_itself_stays_as_it_is(network: EfficientNetLite, learnt: EfficientNetLite) -> None:
+    """Other weights, but in a copy; those of the first blocks and the last layer, which stays in float, are the same."""
+    torch.manual_seed(0)
+    fresh = pretrained("lite0", 7, dropout=0.0, drop_path=0.0).state_dict()
+    assert all(torch.equal(t, fresh[name]) for name, t in network.state_dict().items() if not name.startswith("fc."))
+    plain, found = fold_batch_norms(network).state_dict(), learnt.state_dict()
+    assert plain.keys() == found.keys()
+    same = {name for name, t in found.items() if torch.equal(t, plain[name])}
+    frozen = {name for name in plain if name.startswith(("conv_stem", "blocks.0.", "blocks.1.", "blocks.2."))}
+    assert same == {name for name in frozen if name.endswith("weight")} | {"fc.weight", "fc.bias"}
+
+
+def test_what_it_learns_with_is_what_int8_computes(network: EfficientNetLite) -> None:
+    """The rounding network's features are those of the int8 graph: far nearer to them than the network's own are."""
+    folded = fold_batch_norms(network)
+    graph = OnnxClassifier(quantise(export_onnx(folded, FLAT, GateHead.placeholder(), 64), LEARNT_ON))
+    pixels = torch.from_numpy(images(2, 32)).permute(0, 3, 1, 2).float()
+
+    def maps() -> NDArray[np.float32]:
+        with torch.no_grad():
+            weights = folded.fc.weight[:, :, None, None]
+            return np.asarray(torch.nn.functional.conv2d(folded.feature_map(pixels), weights))
+
+    served, own = graph.outputs(images(2, 32))["class_maps"], maps()
+    with rounding(folded, LEARNT_ON):
+        rounded = maps()
+    assert np.array_equal(maps(), own), "after the block nothing is rounded"
+    assert np.square(rounded - served).mean() < 0.25 * np.square(own - served).mean()
+
+
+def test_reach_is_the_largest_sum_that_a_kernel_makes() -> None:
+    """Neighbours of one sign, anywhere in a window; single weights where a convolution goes by groups."""
+    beside = torch.tensor([[3.0, 4, -5, 1], [3, -4, -5, -1]])[:, :, None, None]
+    assert reach(beside, 1).tolist() == [7, 6]
+    assert reach(beside[:, :3], 1).tolist() == [7, 5]
+    assert reach(beside.reshape(2, 1, 2, 2), 1).tolist() == [7, 9]
+    assert reach(beside.reshape(2, 1, 2, 2), 2).tolist() == [5, 5]
