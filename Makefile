@@ -13,7 +13,7 @@ serve: $(VENV)/.service ## run the service with the shipped model on http://127.
 	$(BIN)/dermserve $(OPTIONS)
 
 test: $(VENV)/.everything system ## run all tests (OPTIONS="-k batcher")
-	DERMSERVE_DATA="$${DERMSERVE_DATA:-$(DATA)}" $(BIN)/python -m pytest $(OPTIONS)
+	DERMSERVE_DATA="$${DERMSERVE_DATA:-$(DATA)}" $(BIN)/python -m pytest --numprocesses 2 $(OPTIONS)
 
 simulate: $(VENV)/.everything ## 100,000 schedules through the batcher, in virtual time (OPTIONS="--seed 2")
 	$(BIN)/python -m tests.simulation $(OPTIONS)

@@ -18,7 +18,39 @@ from model_store.contract.manifest import Manifest
 from model_store.store import PRODUCTION, SHIPPED, ModelStore
 
 ROOT = Path(__file__).parents[1]
+# Folders whose tests compute, and wait for nobody: under `make test` they run beside the others, behind them.
+_COMPUTING = ("training", "model_store", "simulation", "architecture")
+_COMPUTING_SECONDS = 900  # for one of them: it gets what the others leave it
 ENGINE_CACHE = ROOT / ".pytest_cache" / "engine"  # not the user's own
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that gets what others leave it may take longer."""
+    for item in items:
+        if _computes(item.nodeid):
+            item.add_marker(pytest.mark.timeout(_COMPUTING_SECONDS))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Two groups for two workers of pytest-xdist: nothing that asks a service runs beside another such test."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class TwoGroups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "computing" if _computes(nodeid) else "serving"
+
+    return TwoGroups(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A training never takes a core from a service that is asked meanwhile, nor do its children."""
+    if "PYTEST_XDIST_WORKER" in os.environ and _computes(item.nodeid) and sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+
+
+def _computes(nodeid: str) -> bool:
+    return nodeid.removeprefix("tests/").partition("/")[0] in _COMPUTING
 
 
 @dataclass
