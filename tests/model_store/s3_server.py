@@ -74,6 +74,8 @@ def running_s3_server(folder: Path) -> Iterator[S3Server]:
     finally:
         process.kill()  # asked politely it takes 15 seconds, and its data is of no use to anyone
         process.wait()
+        for socket_file in (file for port in ports for file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")):
+            socket_file.unlink(missing_ok=True)  # always put there, and left behind
 
 
 def _start(program: str, folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:
