@@ -60,7 +60,7 @@ def reach(weights: Tensor, groups: int) -> Tensor:
 @contextmanager
 def rounding(network: EfficientNetLite, images: NDArray[np.uint8]) -> Iterator[None]:
     """Inside the block a folded network computes as its int8 variant will, with ranges measured on `images`."""
-    slots = [(network, "conv_stem", "bn0"), (network, "conv_head", "bn1")]
+    slots: list[tuple[nn.Module, str, str]] = [(network, "conv_stem", "bn0"), (network, "conv_head", "bn1")]
     for block in network.blocks:
         slots += [(block, "expand_conv", "bn0")] if hasattr(block, "expand_conv") else []
         slots += [(block, "depthwise_conv", "bn1"), (block, "project_conv", "bn2")]
@@ -120,13 +120,13 @@ def _learn(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with tqdm(total=_EPOCHS * len(images), desc="learning to round", unit=" pictures", mininterval=1) as bar:
         for chosen in (part for _ in range(_EPOCHS) for part in _parts(random.permutation(len(images)))):
-            pixels = _as_floats(_turned(images[chosen], random.integers(8)))
+            pixels = _as_floats(_turned(images[chosen], int(random.integers(8))))
             with torch.no_grad():
                 wanted = plain.feature_map(pixels).mean(dim=(2, 3))
             found = learner.feature_map(pixels).mean(dim=(2, 3))
             loss = _difference(found, wanted, plain.fc)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.4f}")
@@ -135,8 +135,8 @@ def _learn(
 
 def _difference(found: Tensor, wanted: Tensor, fc: nn.Module) -> Tensor:
     """Of features [N, 1280], in parts of their own variance, and of what they diagnose."""
-    diagnoses = [functional.log_softmax(fc(features), dim=1) for features in (found, wanted)]
-    divergence = functional.kl_div(*diagnoses, reduction="batchmean", log_target=True)
+    said, right = (functional.log_softmax(fc(features), dim=1) for features in (found, wanted))
+    divergence = functional.kl_div(said, right, reduction="batchmean", log_target=True)
     return divergence + (found - wanted).square().mean() / wanted.var(dim=0, correction=0).mean().clamp_min(1e-6)
 
 
@@ -170,8 +170,7 @@ class _Round8(nn.Module):
             return x
         scale = max((self.high - self.low) / 255, 1e-12)
         lowest = round(self.low / scale) * scale  # zero is one of the values
-        rounded: Tensor = _Round.apply(x.clamp(lowest, lowest + 255 * scale), scale)
-        return rounded
+        return _rounded(x.clamp(lowest, lowest + 255 * scale), scale)
 
 
 class _RoundedWeights(nn.Module):
@@ -183,8 +182,12 @@ class _RoundedWeights(nn.Module):
 
     def forward(self, weights: Tensor) -> Tensor:
         scale = reach(weights.detach(), self.groups)[:, None, None, None] / 127
-        rounded: Tensor = _Round.apply(weights, scale.clamp_min(1e-12))
-        return rounded
+        return _rounded(weights, scale.clamp_min(1e-12))
+
+
+def _rounded(x: Tensor, scale: Tensor | float) -> Tensor:
+    found: Tensor = _Round.apply(x, scale)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _Round(torch.autograd.Function):

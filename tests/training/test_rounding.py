@@ -30,7 +30,7 @@ def learnt(network: EfficientNetLite) -> EfficientNetLite:
 
 
 def test_the_network_itself_stays_as_it_is(network: EfficientNetLite, learnt: EfficientNetLite) -> None:
-    """Other weights, but in a copy; those of the first blocks and the last layer, which stays in float, are the same."""
+    """Other weights, but in a copy; those of the first blocks and of the last layer, which is float, are the same."""
     torch.manual_seed(0)
     fresh = pretrained("lite0", 7, dropout=0.0, drop_path=0.0).state_dict()
     assert all(torch.equal(t, fresh[name]) for name, t in network.state_dict().items() if not name.startswith("fc."))
