@@ -434,7 +434,10 @@ def _variants(config: Config, found: dict[str, Any]) -> str:
             for figure, values in of["figures"].items()
         ]
         change = of["largest_probability_change"]
-        parts.append(f"""{_table([natural, "fp32", name, f"{name} less fp32, paired"], rows)}
+        parts.append(f"""{name} has weights of its own: fp32's, after they have learnt on training pictures, without labels, to give the same
+features and diagnoses when they are rounded.
+
+{_table([natural, "fp32", name, f"{name} less fp32, paired"], rows)}
 
 The largest change of a probability is {change["p50"]:.3f} in the median and {change["p99"]:.3f} at the 99th percentile
 of {of["pictures"]} test pictures; the first diagnosis is the same in {of["same_first_diagnosis"]:.1%}.""")
