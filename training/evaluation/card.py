@@ -434,8 +434,8 @@ def _variants(config: Config, found: dict[str, Any]) -> str:
             for figure, values in of["figures"].items()
         ]
         change = of["largest_probability_change"]
-        parts.append(f"""{name} has weights of its own: fp32's, after they have learnt on training pictures, without labels, to
-give the same features and diagnoses when they are rounded.
+        parts.append(f"""{name} has weights of its own: fp32's, after they have learnt on training pictures,
+without labels, to give the same features and diagnoses when they are rounded.
 
 {_table([natural, "fp32", name, f"{name} less fp32, paired"], rows)}
 
