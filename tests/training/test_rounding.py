@@ -27,7 +27,7 @@ def network() -> EfficientNetLite:
 @pytest.fixture(scope="module")
 def learnt(network: EfficientNetLite) -> EfficientNetLite:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.rounding._LEARNING_RATE", 1e-6)  # the real rate takes a network that never learnt lesions too far
+        patch.setattr("training.rounding._LEARNING_RATE", 1e-6)  # the real rate takes an untrained network too far
         return learn_rounding(network, LEARNT_ON, seed=1)
 
 
