@@ -12,8 +12,9 @@ help: ## list the targets
 serve: $(VENV)/.service ## run the service with the shipped model on http://127.0.0.1:8000 (OPTIONS="--port 9000")
 	$(BIN)/dermserve $(OPTIONS)
 
+# Two workers (tests/conftest.py); threads of a training that wait must not spin on the other worker's core.
 test: $(VENV)/.everything system ## run all tests (OPTIONS="-k batcher")
-	DERMSERVE_DATA="$${DERMSERVE_DATA:-$(DATA)}" $(BIN)/python -m pytest --numprocesses 2 $(OPTIONS)
+	DERMSERVE_DATA="$${DERMSERVE_DATA:-$(DATA)}" OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 $(OPTIONS)
 
 simulate: $(VENV)/.everything ## 100,000 schedules through the batcher, in virtual time (OPTIONS="--seed 2")
 	$(BIN)/python -m tests.simulation $(OPTIONS)
