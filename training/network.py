@@ -127,16 +127,21 @@ def halves(of_both_views: Tensor) -> tuple[Tensor, Tensor]:
 def fold_batch_norms(network: EfficientNetLite) -> EfficientNetLite:
     """A copy in evaluation mode whose convolutions carry what the BatchNorm after them did; a folded one is copied."""
     folded = copy.deepcopy(network).cpu().float().eval()
-    pairs: list[tuple[nn.Module, str, str]] = [(folded, "conv_stem", "bn0"), (folded, "conv_head", "bn1")]
-    for block in folded.blocks:
-        pairs += [(block, "expand_conv", "bn0")] if hasattr(block, "expand_conv") else []
-        pairs += [(block, "depthwise_conv", "bn1"), (block, "project_conv", "bn2")]
-    for module, conv, norm in pairs:
+    for module, conv, norm in convolutions_and_norms(folded):
         if isinstance(getattr(module, norm), nn.Identity):
             continue
         setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
         setattr(module, norm, nn.Identity())
     return folded
+
+
+def convolutions_and_norms(network: EfficientNetLite) -> list[tuple[nn.Module, str, str]]:
+    """Every convolution with the norm after it: the module that holds both, and their names in it."""
+    pairs: list[tuple[nn.Module, str, str]] = [(network, "conv_stem", "bn0"), (network, "conv_head", "bn1")]
+    for block in network.blocks:
+        pairs += [(block, "expand_conv", "bn0")] if hasattr(block, "expand_conv") else []
+        pairs += [(block, "depthwise_conv", "bn1"), (block, "project_conv", "bn2")]
+    return pairs
 
 
 def pretrained(variant: str, classes: int, dropout: float, drop_path: float) -> EfficientNetLite:

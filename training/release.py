@@ -6,9 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from model_store.contract import manifest
@@ -41,12 +39,11 @@ from training.publish import GRAPH_FILES, Chosen, publish, version_files
 from training.quantise import compare, is_acceptable, quantise
 from training.reference import reference_statistics
 from training.render import in_batches
-from training.rounding import learn_rounding
+from training.rounding import RANGES, as_floats, learn_rounding
 from training.run import Run
 from training.train import EpochLog, predict_logits
 
 _SAMPLE = 2400  # training pictures that the gate and the reference statistics are made from
-_RANGES = 256  # of those, pictures that int8's ranges are measured on
 
 
 def release(run: Run, network: EfficientNetLite, log: Sequence[EpochLog], store: ModelStore) -> ModelVersion:
@@ -61,7 +58,7 @@ def release(run: Run, network: EfficientNetLite, log: Sequence[EpochLog], store:
     fp32 = export(network)
     rules, validation = _choose_rules(run, fp32, chosen)
     heading("Quantising")
-    int8 = quantise(export(learn_rounding(network, sample, run.config.seed)), sample[:_RANGES])
+    int8 = quantise(export(learn_rounding(network, sample, run.config.seed)), sample[:RANGES])
     graphs, variants = _variants(fp32, int8, validation)
     heading("Evaluating on test")
     content, report = _evaluate(run, network, graphs, chosen, rules, found)
@@ -74,7 +71,7 @@ def release(run: Run, network: EfficientNetLite, log: Sequence[EpochLog], store:
 def _calibrate(run: Run, network: EfficientNetLite) -> OperatingPoint:
     pictures = run.natural_validation
     batches = run.renderer.batches(pictures, "validation")
-    logits = predict_logits(network, map(_as_floats, batches)).numpy()
+    logits = predict_logits(network, map(as_floats, batches)).numpy()
     prior = natural_log_prior(run.pictures, run.parts, run.config.data.natural_mix)
     chosen = calibrate(logits, np.array([p.label for p in pictures], np.int64), prior, run.config.decision)
     tqdm.write(
@@ -169,7 +166,7 @@ def _evaluate(
     """The evaluation file's content, and what the plots are drawn from. Raises ExportError."""
     test, classifier = run.part("test"), OnnxClassifier(graphs["fp32"])
     tested = Tested.by(classifier, test, np.concatenate(list(run.renderer.batches(test, "test"))))
-    logits = predict_logits(network, map(_as_floats, in_batches(tested.images))).numpy()
+    logits = predict_logits(network, map(as_floats, in_batches(tested.images))).numpy()
     reference = evaluation.Predictions(test, chosen.calibration.probabilities(logits))
     difference = require_parity(tested.predictions.probabilities, reference.probabilities)
     outside = judge_outliers(classifier, found, run.renderer.contract, rules.quality)
@@ -247,11 +244,6 @@ def _publish(
     earlier = (start_runs, teachers(run.folder, run.config))
     files = version_files(run.folder, *earlier, graphs, golden, reference, content, card)
     return publish(store, run.config, run.record, contract, chosen, variants, files)
-
-
-def _as_floats(images: NDArray[np.uint8]) -> Tensor:
-    """uint8 [n, H, W, 3] -> float32 [n, 3, H, W], what the network takes."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float()
 
 
 def _short(figure: dict[str, float | None]) -> str:

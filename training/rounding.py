@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from tqdm import tqdm
 
-from training.network import EfficientNetLite, fold_batch_norms
+from training.network import EfficientNetLite, convolutions_and_norms, fold_batch_norms
 
 _EPOCHS = 3
 _BATCH = 32
@@ -25,7 +25,7 @@ _LEARNING_RATE = 3e-5
 # The stem and the first blocks work on the largest maps: the others make up for their rounding, in 0.6 of the time.
 _FROZEN_BLOCKS = 3
 _FOR_MEANS = 64  # pictures whose means correct the biases at first; means need fewer than extremes
-_RANGES = 256  # pictures that the activations' ranges are measured on
+RANGES = 256  # pictures that the activations' ranges are measured on
 
 
 def learn_rounding(network: EfficientNetLite, images: NDArray[np.uint8], seed: int) -> EfficientNetLite:
@@ -35,7 +35,7 @@ def learn_rounding(network: EfficientNetLite, images: NDArray[np.uint8], seed: i
     learner.fc.requires_grad_(False)  # stays in float
     learner.freeze(_FROZEN_BLOCKS, norms=True)
     _correct_biases(learner, images[:_FOR_MEANS])
-    with rounding(learner, images[:_RANGES]):
+    with rounding(learner, images[:RANGES]):
         _learn(learner, plain, images, np.random.default_rng(seed))
     return learner.requires_grad_(True)
 
@@ -60,10 +60,7 @@ def reach(weights: Tensor, groups: int) -> Tensor:
 @contextmanager
 def rounding(network: EfficientNetLite, images: NDArray[np.uint8]) -> Iterator[None]:
     """Inside the block a folded network computes as its int8 variant will, with ranges measured on `images`."""
-    slots: list[tuple[nn.Module, str, str]] = [(network, "conv_stem", "bn0"), (network, "conv_head", "bn1")]
-    for block in network.blocks:
-        slots += [(block, "expand_conv", "bn0")] if hasattr(block, "expand_conv") else []
-        slots += [(block, "depthwise_conv", "bn1"), (block, "project_conv", "bn2")]
+    slots = convolutions_and_norms(network)
     sums = {block: _Round8(clipped=False) for block in network.blocks if block.residual}
     for module, _, norm in slots:  # where the folded norms were
         setattr(module, norm, _Round8(clipped=norm != "bn2"))
@@ -93,7 +90,7 @@ def _correct_biases(network: EfficientNetLite, images: NDArray[np.uint8]) -> Non
     ]
     with torch.no_grad():
         for start in range(0, len(images), _BATCH):
-            network.feature_map(_as_floats(images[start : start + _BATCH]))
+            network.feature_map(as_floats(images[start : start + _BATCH]))
         for conv, means in inputs.items():
             lost = (conv.weight - _RoundedWeights(conv.groups)(conv.weight)).sum(dim=(2, 3))
             mean = torch.stack(means).mean(dim=0).reshape(conv.groups, -1, 1)
@@ -107,7 +104,7 @@ def _correct_biases(network: EfficientNetLite, images: NDArray[np.uint8]) -> Non
 def _measure(network: EfficientNetLite, rounded: list["_Round8"], images: NDArray[np.uint8]) -> None:
     with torch.inference_mode():
         for start in range(0, len(images), _BATCH):
-            network.feature_map(_as_floats(images[start : start + _BATCH]))
+            network.feature_map(as_floats(images[start : start + _BATCH]))
     for one in rounded:
         one.measures = False
 
@@ -120,7 +117,7 @@ def _learn(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with tqdm(total=_EPOCHS * len(images), desc="learning to round", unit=" pictures", mininterval=1) as bar:
         for chosen in (part for _ in range(_EPOCHS) for part in _parts(random.permutation(len(images)))):
-            pixels = _as_floats(_turned(images[chosen], int(random.integers(8))))
+            pixels = as_floats(_turned(images[chosen], int(random.integers(8))))
             with torch.no_grad():
                 wanted = plain.feature_map(pixels).mean(dim=(2, 3))
             found = learner.feature_map(pixels).mean(dim=(2, 3))
@@ -151,7 +148,8 @@ def _turned(images: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
     return turned[:, :, ::-1] if way >= 4 else turned
 
 
-def _as_floats(images: NDArray[np.uint8]) -> Tensor:
+def as_floats(images: NDArray[np.uint8]) -> Tensor:
+    """uint8 [n, H, W, 3] -> float32 [n, 3, H, W], what the network takes."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
 
 
