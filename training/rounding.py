@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from tqdm import tqdm
 
 from training.network import EfficientNetLite, convolutions_and_norms, fold_batch_norms
+from training.render import in_batches
 
 _EPOCHS = 3
 _BATCH = 32
@@ -89,8 +90,8 @@ def _correct_biases(network: EfficientNetLite, images: NDArray[np.uint8]) -> Non
         conv.register_forward_hook(lambda conv, x, _: inputs[conv].append(x[0].mean(dim=(0, 2, 3)))) for conv in inputs
     ]
     with torch.no_grad():
-        for start in range(0, len(images), _BATCH):
-            network.feature_map(as_floats(images[start : start + _BATCH]))
+        for batch in in_batches(images):
+            network.feature_map(as_floats(batch))
         for conv, means in inputs.items():
             lost = (conv.weight - _RoundedWeights(conv.groups)(conv.weight)).sum(dim=(2, 3))
             mean = torch.stack(means).mean(dim=0).reshape(conv.groups, -1, 1)
@@ -103,8 +104,8 @@ def _correct_biases(network: EfficientNetLite, images: NDArray[np.uint8]) -> Non
 
 def _measure(network: EfficientNetLite, rounded: list["_Round8"], images: NDArray[np.uint8]) -> None:
     with torch.inference_mode():
-        for start in range(0, len(images), _BATCH):
-            network.feature_map(as_floats(images[start : start + _BATCH]))
+        for batch in in_batches(images):
+            network.feature_map(as_floats(batch))
     for one in rounded:
         one.measures = False
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from tests.training.test_quantise import FLAT, images
 from training.export import OnnxClassifier, export_onnx
 from training.gates import GateHead
-from training.network import EfficientNetLite, fold_batch_norms, pretrained
+from training.network import PIXEL_MEAN, PIXEL_SCALE, EfficientNetLite, fold_batch_norms, pretrained
 from training.quantise import quantise
-from training.rounding import learn_rounding, reach, rounding
+from training.rounding import _correct_biases, _RoundedWeights, learn_rounding, reach, rounding
 
 LEARNT_ON = images(1, 256)
 
@@ -72,6 +72,29 @@ def test_what_it_learns_with_is_what_int8_computes(network: EfficientNetLite) ->
         rounded = maps()
     assert np.array_equal(maps(), own), "after the block nothing is rounded"
     assert np.square(rounded - served).mean() < 0.25 * np.square(own - served).mean()
+
+
+def test_biases_take_back_what_rounding_shifts(network: EfficientNetLite) -> None:
+    """Each bias changes by what its channel's rounded weights lose on a mean input, in any grouping; no weight does."""
+    before = fold_batch_norms(network)
+    after = fold_batch_norms(network)
+    _correct_biases(after, images(3))
+    pairs = list(zip(before.named_parameters(), after.named_parameters(), strict=True))
+    assert all(torch.equal(a, b) for (name, a), (_, b) in pairs if not name.endswith("bias"))
+    with torch.no_grad():
+        pixels = torch.from_numpy(images(3)).permute(0, 3, 1, 2).float()
+        entering = (pixels - PIXEL_MEAN) / PIXEL_SCALE
+        leaving = torch.nn.functional.relu6(before.conv_stem(entering))
+        first = (before.conv_stem, after.conv_stem, entering, 1)
+        second = (before.blocks[0].depthwise_conv, after.blocks[0].depthwise_conv, leaving, 32)
+        for old, new, x, groups in (first, second):
+            assert not torch.equal(new.bias, old.bias)
+            mean = x.mean(dim=(0, 2, 3))
+            lost = (old.weight - _RoundedWeights(groups)(old.weight)).sum(dim=(2, 3))
+            for channel in range(32):
+                seen = mean if groups == 1 else mean[channel : channel + 1]
+                change = (new.bias - old.bias)[channel].item()
+                assert change == pytest.approx((lost[channel] * seen).sum().item(), abs=1e-5)
 
 
 def test_reach_is_the_largest_sum_that_a_kernel_makes() -> None:
