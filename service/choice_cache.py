@@ -20,7 +20,7 @@ class _Key(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layout: Literal[1] = 1
+    layout: Literal[2] = 2
     machine: Machine
     version_digest: str
     wishes: Wishes

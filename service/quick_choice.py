@@ -1,7 +1,6 @@
 """The engine of a version that is loaded while another one serves: measuring must not take the machine from callers."""
 
 import logging
-import time
 from dataclasses import replace
 
 from model_store.contract.manifest import VariantName
@@ -56,9 +55,8 @@ def _threads(choice: Choice) -> tuple[int, int, int]:
 
 
 def _measured(version: ModelVersion, engine: Engine, running: Choice) -> Measured:
-    """Single pictures, in processor time where one thread computes: what else runs does not count."""
-    clock = time.thread_time if running.threads_per_session == 1 else time.perf_counter
-    job = batch_job(engine, version, clock)
+    """Single pictures."""
+    job = batch_job(engine, version)
     best = min((job(1) for _ in range(_RUNS)), key=lambda run: run.whole_seconds)
     return Measured(
         variant=engine.variant,

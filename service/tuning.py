@@ -1,4 +1,9 @@
-"""The engine that serves is the best that was measured: variant, threads per session, sessions in parallel, batches."""
+"""The engine that serves is the best that was measured: variant, threads per session, sessions in parallel, batches.
+
+A session of one thread is measured in processor time: what else the machine runs, the service that is about to be
+replaced perhaps, does not count. Sessions of several threads wait for each other, so theirs is wall time, and a busy
+machine speaks against them.
+"""
 
 import logging
 import statistics
@@ -28,7 +33,7 @@ _SESSIONS_MAX = 8
 _ROUNDS = 3
 _SLICE_SECONDS = 0.04
 _RUNS_PER_SLICE = 8
-# A busy machine gets fewer rounds instead of a much later start; there are two measurements.
+# A busy machine gets fewer rounds instead of a much later start; there are three measurements.
 _PATIENCE_SECONDS = 1.5
 # A candidate this far behind when pictures come one by one is not ahead in any batch size.
 _CONTENDER = 0.8
@@ -38,7 +43,7 @@ class Setup(NamedTuple):
     """What one measurement runs: so many workers at once, each with batches of one size."""
 
     candidate: Candidate
-    workers: int
+    at_once: int
     batch_size: int
 
 
@@ -81,15 +86,16 @@ def measured_choice(version: ModelVersion, wishes: Wishes, cores: int) -> Choice
     if not engines:
         raise SelfTestError("; ".join(refused.values()))
     jobs = {candidate: batch_job(engine, version) for candidate, engine in engines.items()}
-    one_by_one = [Setup(candidate, candidate.workers, 1) for candidate in jobs]
-    alone = [Setup(candidate, 1, 1) for candidate in jobs]
-    slices = _measure(jobs, one_by_one + alone)
+    one_by_one = [Setup(candidate, min(candidate.workers, cores), 1) for candidate in jobs]
+    slices = _measure(jobs, one_by_one)
     enough = _CONTENDER * max(_pictures_per_second(setup, slices[setup]) for setup in one_by_one)
     contenders = [setup for setup in one_by_one if _pictures_per_second(setup, slices[setup]) >= enough]
     sizes = [size for size in _BATCH_SIZES[1:] if size <= wishes.max_batch_size]
     batches = [setup._replace(batch_size=size) for setup in contenders for size in sizes]
     slices |= _measure(jobs, batches)
-    measured = [_measured(s, slices[s], alone=slices[Setup(s.candidate, 1, 1)]) for s in one_by_one + batches]
+    # Of these the best moment counts, so there must be more of them.
+    alone = _measure(jobs, [Setup(candidate, 1, 1) for candidate in jobs], slice_seconds=2 * _SLICE_SECONDS)
+    measured = [_measured(s, slices[s], alone[Setup(s.candidate, 1, 1)]) for s in one_by_one + batches]
     return choose(measured, refused, wishes.set_by_hand)
 
 
@@ -152,8 +158,9 @@ def _layouts(wishes: Wishes, cores: int) -> list[tuple[int, int]]:
     ]
 
 
-def batch_job(engine: Engine, version: ModelVersion, clock: Callable[[], float] = time.perf_counter) -> Job:
-    """What a worker does for a batch: decode each picture, then the network; `clock` gives seconds."""
+def batch_job(engine: Engine, version: ModelVersion) -> Job:
+    """What a worker does for a batch: decode each picture, then the network."""
+    clock = time.thread_time if engine.threads_per_session == 1 else time.perf_counter
     manifest = version.manifest
     by_size = sorted(read_golden(version.read(manifest.golden.file)).pictures, key=len)
     picture = by_size[len(by_size) // 2]
@@ -169,41 +176,39 @@ def batch_job(engine: Engine, version: ModelVersion, clock: Callable[[], float] 
     return job
 
 
-def _measure(jobs: Mapping[Candidate, Job], setups: Iterable[Setup]) -> dict[Setup, list[Slice]]:
+def _measure(
+    jobs: Mapping[Candidate, Job], setups: Iterable[Setup], slice_seconds: float = _SLICE_SECONDS
+) -> dict[Setup, list[Slice]]:
     """All setups in turn, round by round, so that what disturbs the machine disturbs them all."""
     slices: dict[Setup, list[Slice]] = {setup: [] for setup in setups}
     begun = time.perf_counter()
     for _ in range(_ROUNDS):
         for setup, found in slices.items():
-            found.append(_slice(jobs[setup.candidate], setup.batch_size, setup.workers))
+            found.append(_slice(jobs[setup.candidate], setup, slice_seconds))
         if time.perf_counter() - begun > _PATIENCE_SECONDS:
             break
     return slices
 
 
-def _slice(job: Job, batch_size: int, workers: int) -> Slice:
-    """`workers` threads begin at once and go on for a slice of time."""
-    together = threading.Barrier(workers)
+def _slice(job: Job, setup: Setup, seconds: float) -> Slice:
+    """Its threads begin at once and go on for so long."""
+    together = threading.Barrier(setup.at_once)
 
     def work() -> Slice:
         together.wait()
         begun = time.perf_counter()
-        runs = [job(batch_size)]
-        while len(runs) < _RUNS_PER_SLICE and time.perf_counter() - begun < _SLICE_SECONDS:
-            runs.append(job(batch_size))
+        runs = [job(setup.batch_size)]
+        while len(runs) < _RUNS_PER_SLICE and time.perf_counter() - begun < seconds:
+            runs.append(job(setup.batch_size))
         return runs
 
-    with ThreadPoolExecutor(workers) as threads:
-        working = [threads.submit(work) for _ in range(workers)]
+    with ThreadPoolExecutor(setup.at_once) as threads:
+        working = [threads.submit(work) for _ in range(setup.at_once)]
         return [run for worker in working for run in worker.result()]
 
 
-def _whole_seconds(slices: Sequence[Slice]) -> float:
-    return statistics.median(run.whole_seconds for runs in slices for run in runs)
-
-
 def _pictures_per_second(setup: Setup, slices: Sequence[Slice]) -> float:
-    return setup.workers * setup.batch_size / _whole_seconds(slices)
+    return setup.at_once * setup.batch_size / statistics.median(run.whole_seconds for runs in slices for run in runs)
 
 
 def _measured(setup: Setup, slices: Sequence[Slice], alone: Sequence[Slice]) -> Measured:
@@ -214,6 +219,6 @@ def _measured(setup: Setup, slices: Sequence[Slice], alone: Sequence[Slice]) -> 
         batch_size=setup.batch_size,
         inference_seconds=statistics.median(run.inference_seconds for runs in slices for run in runs),
         pictures_per_second=_pictures_per_second(setup, slices),
-        alone_seconds=_whole_seconds(alone),
-        rounds=len(slices),
+        alone_seconds=min(run.whole_seconds for runs in alone for run in runs),
+        rounds=min(len(slices), len(alone)),
     )

@@ -1,5 +1,6 @@
 """The engine is chosen by measurement, once per machine and version, and everything can be set by hand."""
 
+import itertools
 import json
 import logging
 from dataclasses import replace
@@ -12,11 +13,11 @@ from model_store.store import SHIPPED, ModelStore, ModelVersion
 from service.app import create_app
 from service.choice import Candidate, Measured, Wishes, choose
 from service.choice_cache import ChoiceCache
-from service.engine import SelfTestError
+from service.engine import Engine, SelfTestError
 from service.machine import Machine, available_cores, this_machine
 from service.registry import Registry
 from service.settings import Settings
-from service.tuning import measured_choice, tuned_engine
+from service.tuning import Run, batch_job, measured_choice, tuned_engine
 from tests.conftest import clean_environment, running_service
 from tests.service.stand_ins import graph, publish
 
@@ -38,6 +39,16 @@ def cache(tmp_path: Path) -> ChoiceCache:
 
 def candidates(measured: list[Measured]) -> set[Candidate]:
     return {m.candidate for m in measured}
+
+
+def test_what_else_runs_does_not_speak_against_one_thread(
+    version: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session of one thread is measured in processor time; one of several, whose threads wait for each other, not."""
+    ticks = itertools.count(0.0, 1000.0)
+    monkeypatch.setattr("time.thread_time", lambda: next(ticks))
+    assert batch_job(Engine(version, "fp32", threads_per_session=1), version)(1) == Run(2000.0, 1000.0)
+    assert batch_job(Engine(version, "fp32", threads_per_session=2), version)(1).whole_seconds < 1000.0
 
 
 def test_the_most_pictures_a_second_win() -> None:
