@@ -53,6 +53,7 @@ class Measured:
 
     `inference_seconds` of one batch in the network; `pictures_per_second` of all workers, decoding included;
     `alone_seconds` of one picture, decoding included, while nothing else runs; `rounds`: how often it was measured.
+    All for a machine that does nothing else: where one thread computes a session, its processor time is what counts.
     """
 
     variant: VariantName

@@ -1,7 +1,7 @@
 """What the stages cost on this machine: measured at start, then followed while serving.
 
-All figures are wall seconds inside a worker thread, while every worker is busy. Pure: no clock, no lock; for one event
-loop.
+All figures are wall seconds inside a worker thread, while every worker is busy; those of the start are as if nothing
+else ran. Pure: no clock, no lock; for one event loop.
 """
 
 from collections.abc import Mapping

@@ -61,7 +61,7 @@ Job = Callable[[int], Run]  # of a batch size
 def tuned_engine(
     version: ModelVersion, wishes: Wishes, machine: Machine, cache: ChoiceCache | None
 ) -> tuple[Engine, Choice]:
-    """The engine for this machine: as remembered from an earlier start, or else measured (a second or two).
+    """The engine for this machine: as remembered from an earlier start, or else measured (some seconds).
 
     Whatever is chosen has answered its golden vectors rightly in this process. Raises SelfTestError when nothing does.
     """
@@ -159,7 +159,9 @@ def _layouts(wishes: Wishes, cores: int) -> list[tuple[int, int]]:
 
 
 def batch_job(engine: Engine, version: ModelVersion) -> Job:
-    """What a worker does for a batch: decode each picture, then the network."""
+    """What a worker does for a batch: decode each picture, then the network. It tells processor seconds where one
+    thread computes, else wall seconds.
+    """
     clock = time.thread_time if engine.threads_per_session == 1 else time.perf_counter
     manifest = version.manifest
     by_size = sorted(read_golden(version.read(manifest.golden.file)).pictures, key=len)
