@@ -250,7 +250,10 @@ class _Line(_Lane):
 def _lanes(registry: CollectorRegistry) -> tuple[_Line, _Lane]:
     """Of the workers' line and of the slow lane, which share some metrics."""
     length = Gauge(
-        "dermserve_queue_length", "Pictures waiting: for a worker, for the slow lane.", ("lane",), registry=registry
+        "dermserve_queue_length",
+        "Pictures waiting: for a worker, for the slow lane; without the batch that lies ready for the next worker.",
+        ("lane",),
+        registry=registry,
     )
     dropped = _counter(
         registry,

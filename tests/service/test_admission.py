@@ -32,7 +32,7 @@ class Bench:
     """An admission with a clock that stands still unless it is moved."""
 
     def __init__(self, workers: int = 2) -> None:
-        self.now = 0.0
+        self.now = 1000.0  # a clock has run for long: what is relative to it must not be taken for absolute
         self.recorder = Recorder()
         self.admission = Admission(lambda: self.now, self.recorder, workers=workers, deadline_seconds=3.0)
         self.stack = ExitStack()
@@ -71,10 +71,10 @@ def test_a_refusing_phase_begins_at_the_high_mark_and_ends_at_the_low_one(bench:
     bench.fill(Cost(0.6))
     with ExitStack() as early:
         for _ in range(14):
-            early.enter_context(bench.admission.enter(Cost(0.2), 3.0))
+            early.enter_context(bench.admission.enter(Cost(0.2), bench.now + 3.0))
         assert bench.admission.backlog_seconds == pytest.approx(1.7)
         assert bench.knock() is None
-        early.enter_context(bench.admission.enter(Cost(0.4), 3.0))
+        early.enter_context(bench.admission.enter(Cost(0.4), bench.now + 3.0))
         refusal = bench.knock()
         assert refusal is not None
         assert refusal.reason == "backlog"
@@ -88,7 +88,7 @@ def test_within_a_phase_a_shrinking_backlog_does_not_open_the_door(bench: Bench)
     """Between the marks it depends on which was passed last: a caller who waits as told is not refused at random."""
     with ExitStack() as early:
         for _ in range(15):
-            early.enter_context(bench.admission.enter(Cost(0.2), 3.0))
+            early.enter_context(bench.admission.enter(Cost(0.2), bench.now + 3.0))
         bench.fill(Cost(0.5), 2)
         assert bench.knock() is not None
     assert bench.admission.backlog_seconds == pytest.approx(0.5)
@@ -115,7 +115,7 @@ def test_a_shorter_deadline_that_cannot_be_kept_is_refused_alone(bench: Bench) -
 
 def test_a_shorter_deadline_overtakes_the_later_ones(bench: Bench) -> None:
     """Work with a later deadline does not stand before it."""
-    with bench.admission.enter(Cost(2.0), 3.0), bench.admission.enter(SMALL, 0.5) as work:
+    with bench.admission.enter(Cost(2.0), bench.now + 3.0), bench.admission.enter(SMALL, bench.now + 0.5) as work:
         assert work.predicted_seconds == pytest.approx(0.01)
 
 
@@ -123,9 +123,9 @@ def test_the_second_check_goes_by_the_picture_and_not_by_the_phase(bench: Bench)
     """Whoever has uploaded comes in during a phase, unless the picture turns out to be too much work."""
     bench.fill(Cost(4.0))
     assert bench.knock() is not None
-    with bench.admission.enter(SMALL, 3.0):
+    with bench.admission.enter(SMALL, bench.now + 3.0):
         pass
-    with pytest.raises(OverloadedError, match="too late"), bench.admission.enter(Cost(0.5), 3.0):
+    with pytest.raises(OverloadedError, match="too late"), bench.admission.enter(Cost(0.5), bench.now + 3.0):
         pass
 
 
@@ -135,20 +135,29 @@ def test_slow_pictures_wait_for_their_lane_and_not_for_the_workers(bench: Bench)
     refusal = bench.knock(Cost(0.01, slow_seconds=1.0))
     assert refusal is not None
     assert refusal.reason == "own_deadline"
-    with bench.admission.enter(SMALL, 3.0) as work:
+    with bench.admission.enter(SMALL, bench.now + 3.0) as work:
         assert work.predicted_seconds < 0.05
+
+
+def test_the_slow_lane_is_free_again_when_its_picture_is_done(bench: Bench) -> None:
+    """While others are still in line."""
+    bench.fill(SMALL)
+    slow = Cost(0.01, slow_seconds=2.0)
+    with bench.admission.enter(slow, bench.now + 3.0):
+        assert bench.knock(slow) is not None
+    assert bench.knock(slow) is None
 
 
 def test_an_idle_service_admits_whatever_it_believes(bench: Bench) -> None:
     """An estimate of a bad moment never locks everyone out."""
     assert bench.knock(Cost(100.0)) is None
-    with bench.admission.enter(Cost(100.0), 3.0):
+    with bench.admission.enter(Cost(100.0), bench.now + 3.0):
         pass
 
 
 def test_a_place_is_freed_when_the_request_fails(bench: Bench) -> None:
     """Whatever happens inside."""
-    with pytest.raises(ValueError, match="inside"), bench.admission.enter(Cost(1.0), 3.0):
+    with pytest.raises(ValueError, match="inside"), bench.admission.enter(Cost(1.0), bench.now + 3.0):
         raise ValueError("inside")
     assert bench.admission.backlog_seconds == 0
 
@@ -164,6 +173,17 @@ def test_the_correction_follows_actual_over_predicted(bench: Bench, factor: floa
     assert bench.recorder.ratios[0] == pytest.approx(factor)
     with bench.admission.enter(Cost(0.2), bench.now + 3) as work:
         assert work.predicted_seconds == pytest.approx(0.2 * expected, rel=0.05)
+
+
+def test_what_is_too_late_is_judged_by_the_corrected_time(bench: Bench) -> None:
+    """On a machine that needs twice as long as believed, 0.25 s of work do not fit into half a second's 0.4."""
+    for _ in range(500):
+        with bench.admission.enter(Cost(0.2), bench.now + 3.0) as work:
+            bench.now += 0.4
+            bench.admission.finished(work)
+    bench.fill(SMALL)
+    assert bench.knock(Cost(0.15), allowed_seconds=0.5) is None
+    assert bench.knock(Cost(0.25), allowed_seconds=0.5) is not None
 
 
 def test_answers_of_an_idle_service_correct_nothing(bench: Bench) -> None:

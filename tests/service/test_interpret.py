@@ -147,10 +147,19 @@ def test_abstaining_above_the_threshold_is_no_all_clear() -> None:
 
 
 def test_small_and_narrow_pictures_are_warned_of() -> None:
-    """Above the smallest size but below the network's, and longer than any camera's format."""
-    wide = manifest(quality={**EXAMPLE.quality.model_dump(), "min_side_pixels": 10})
-    assert "small (40 x 63 pixels" in interpret(output(), picture(40, 63), wide, None).warnings[0]
+    """Above the smallest size but with a side below the network's 64, and longer than any camera's format."""
+    lenient = manifest(quality={**EXAMPLE.quality.model_dump(), "min_side_pixels": 10})
+    for width, height in ((40, 63), (40, 64), (64, 40)):
+        (warning,) = interpret(output(), picture(width, height), lenient, None).warnings
+        assert f"small ({width} x {height} pixels" in warning
+    assert interpret(output(), picture(64, 64), lenient, None).warnings == []
     assert "long and narrow" in reading(quality={"width": 900, "height": 120}).warnings[0]
+    assert reading(quality={"width": 264, "height": 120}).warnings == []
+
+
+def test_a_picture_that_is_too_small_is_told_so_once() -> None:
+    """The limit of the quality and the network's size would say the same."""
+    assert sum("small" in warning for warning in interpret(output(), picture(40, 40), EXAMPLE, None).warnings) == 1
 
 
 def test_prevalence_shifts_by_bayes_rule() -> None:
@@ -167,8 +176,9 @@ def test_prevalence_shifts_by_bayes_rule() -> None:
 
 
 def test_the_prevalence_that_the_probabilities_are_right_for_changes_nothing() -> None:
-    """Nor does none at all."""
+    """Nor does none at all, and the threshold is the version's."""
     assert reading(prevalence=0.25, mel=0.3).probabilities == reading(mel=0.3).probabilities
+    assert reading(mel=0.3).malignancy.threshold == reading(prevalence=0.25).malignancy.threshold == 0.2
 
 
 def test_predictive_values_at_a_prevalence() -> None:

@@ -66,6 +66,17 @@ def test_sizes_between_the_measured_ones_go_at_the_nearest_pace() -> None:
     assert ServiceTimes({1: 0.01, 4: 0.02}).inference_seconds(3) == pytest.approx(0.015)
 
 
+def test_a_picture_costs_its_share_of_the_best_batch_and_its_decoding() -> None:
+    """Under load batches are as large as pays; a fast decoder's work is done in the line, a slow one's before it."""
+    times = ServiceTimes({1: 0.010, 4: 0.024, 8: 0.080})
+    for _ in range(100):
+        times.observe_decode("JPEG", 270_000, 250_000, 0.004)
+        times.observe_decode("PNG", 12_000_000, 20_000_000, 0.4)
+    small, large = times.cost("JPEG", 270_000, explained=False), times.cost("PNG", 12_000_000, explained=False)
+    assert (small.line_seconds, small.slow_seconds) == (pytest.approx(0.006 + 0.004, rel=0.01), 0)
+    assert (large.line_seconds, large.slow_seconds) == (pytest.approx(0.006), pytest.approx(0.4, rel=0.01))
+
+
 def test_large_pictures_of_slow_formats_go_to_the_slow_lane() -> None:
     """A PNG of 12 megapixels does, a small one and an ordinary JPEG of 3 megapixels do not."""
     times = ServiceTimes({1: 0.005})
