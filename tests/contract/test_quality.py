@@ -1,6 +1,6 @@
 """Picture quality is measured on the network's input; each fault is told by its own code."""
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -42,6 +42,25 @@ def test_each_fault_has_its_code() -> None:
     assert "overexposed" in found(tensor(gain=3.0))
     assert found(tensor(GOOD.filter(ImageFilter.GaussianBlur(8)))) == ("blurred",)
     assert found(np.full((64, 64, 3), 128, np.uint8)) == ("uniform", "blurred")
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "beyond", "code"),
+    [
+        ("min_side_pixels", 100, 99, "too_small"),
+        ("brightness", 0.15, 0.149, "too_dark"),
+        ("dark_share", 0.3, 0.301, "too_dark"),
+        ("brightness", 0.9, 0.901, "overexposed"),
+        ("bright_share", 0.2, 0.201, "overexposed"),
+        ("contrast", 0.02, 0.019, "uniform"),
+        ("sharpness", 1.0, 0.999, "blurred"),
+    ],
+)
+def test_each_limit_counts_by_itself(value: str, limit: float, beyond: float, code: str) -> None:
+    """A value at its limit is still good enough; just beyond it that one fault is told, whatever the other values."""
+    good = PictureQuality(450, 2.0, 0.5, 0.0, 0.0, 0.2)
+    assert problems(replace(good, **{value: limit}), LIMITS) == ()  # type: ignore[arg-type]
+    assert problems(replace(good, **{value: beyond}), LIMITS) == (code,)  # type: ignore[arg-type]
 
 
 def test_codes_come_in_their_order() -> None:
