@@ -59,8 +59,8 @@ def test_each_fault_has_its_code() -> None:
 def test_each_limit_counts_by_itself(value: str, limit: float, beyond: float, code: str) -> None:
     """A value at its limit is still good enough; just beyond it that one fault is told, whatever the other values."""
     good = PictureQuality(450, 2.0, 0.5, 0.0, 0.0, 0.2)
-    assert problems(replace(good, **{value: limit}), LIMITS) == ()  # type: ignore[arg-type]
-    assert problems(replace(good, **{value: beyond}), LIMITS) == (code,)  # type: ignore[arg-type]
+    assert problems(replace(good, **{value: limit}), LIMITS) == ()
+    assert problems(replace(good, **{value: beyond}), LIMITS) == (code,)
 
 
 def test_codes_come_in_their_order() -> None:
