@@ -16,6 +16,7 @@ from model_store.contract.manifest import ModelName
 from model_store.errors import StoreError
 from model_store.store import PREVIOUS, ModelStore
 from training.errors import TrainingError
+from training.memory import keep_freed_memory
 
 _EXAMPLES = """\
 examples:
@@ -39,6 +40,7 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job. Returns the exit code: 0, 2 for an expected failure, 130 for Ctrl-C."""
+    keep_freed_memory()
     words = tuple(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in _COMMANDS:
         return _look(*words)
