@@ -20,7 +20,7 @@ from training.memory import keep_freed_memory
 
 _EXAMPLES = """\
 examples:
-  the whole chain on drawn pictures, in under a minute:
+  the whole chain on drawn pictures, in a minute or two:
     python -m training training/configs/smoke.toml --store /tmp/smoke-store --promote production
   the shipped network:
     python -m training training/configs/baseline.toml --data ../shared/data --store model_store/models

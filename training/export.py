@@ -27,7 +27,7 @@ from model_store.contract.manifest import VariantName
 from model_store.contract.preprocessing import Preprocessing
 from training.calibrate import Calibration
 from training.errors import ExportError
-from training.gates import FeatureProbe, GateHead
+from training.gates import GateHead
 from training.generate import golden_pictures
 from training.metrics import Floats
 from training.network import EfficientNetLite, fold_batch_norms, halves
@@ -52,7 +52,7 @@ class ShippedNetwork(nn.Module):
     Its probabilities are those of `calibrate.Calibration`.
     """
 
-    def __init__(self, network: EfficientNetLite, calibration: Calibration, head: GateHead | FeatureProbe) -> None:
+    def __init__(self, network: EfficientNetLite, calibration: Calibration, head: GateHead) -> None:
         super().__init__()
         self.network = fold_batch_norms(network)
         self.head = copy.deepcopy(head).cpu().float().eval()
@@ -85,9 +85,7 @@ class ShippedNetwork(nn.Module):
         return probabilities, class_maps, embedding, score
 
 
-def export_onnx(
-    network: EfficientNetLite, calibration: Calibration, head: GateHead | FeatureProbe, pixels: int
-) -> bytes:
+def export_onnx(network: EfficientNetLite, calibration: Calibration, head: GateHead, pixels: int) -> bytes:
     """The graph's bytes, checked. Raises ExportError when it is not one clean, self-contained graph."""
     shipped = ShippedNetwork(network, calibration, head).eval()
     shipped.requires_grad_(False)

@@ -76,14 +76,6 @@ class GateHead(nn.Module):
         )
 
 
-class FeatureProbe(nn.Module):
-    """In a GateHead's place while the gate is not fitted: the graph's `embedding` is then the pooled features."""
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [N, 1280] -> the same, and a score [N] that means nothing."""
-        return features, features[:, 0]
-
-
 def fit_gate(lesions: Features, stand_ins: Features, outliers: Mapping[str, Features]) -> GateHead:
     """Features [n, 1280] of training lesions, of drawn ones that are to be let in with them, and of outliers by kind
     (`KINDS` less the first; a kind may be absent where the data have none, but `no_lesion` can always be drawn).

@@ -25,6 +25,7 @@ _SITES = ("back", "lower extremity", "face", "trunk", "")
 _SEXES = ("female", "male", "")
 _DRAWN_EACH, _DRAWN_SIZES = 30, ((400, 300), (300, 400), (300, 300), (480, 300))
 _SKIN = np.array([222.0, 176.0, 156.0])
+_DOT_REACH = 0.13  # of a lesion's radius: where a dot has faded out altogether
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,9 @@ class _Lesion:
         colour = np.array(self.look.rim) * (1 - blend) + np.array(self.look.centre) * blend + self.tone
         picture = self.skin * (1 - inside) + colour * inside
         for dot_x, dot_y in self.dots:
-            spot = _soft_step((0.10 - np.hypot(x - dot_x, y - dot_y)) / 0.05)[..., None] * inside
-            picture = picture * (1 - spot) + np.array(self.look.dot_colour) * spot
+            near = (np.abs(x - dot_x) < _DOT_REACH) & (np.abs(y - dot_y) < _DOT_REACH)
+            spot = _soft_step((0.10 - np.hypot(x[near] - dot_x, y[near] - dot_y)) / 0.05)[:, None] * inside[near]
+            picture[near] = picture[near] * (1 - spot) + np.array(self.look.dot_colour) * spot
         light = (
             1 + random.normal(0, 0.05) + random.normal(0, 0.04) * x[..., None] + random.normal(0, 0.04) * y[..., None]
         )

@@ -1,7 +1,7 @@
 """A trained network -> a published version: calibrate, fit the gate, export, quantise, evaluate, publish."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from model_store.contract import manifest
 from model_store.contract.manifest import Certainty, Variant, VariantName
 from model_store.contract.preprocessing import to_input
 from model_store.store import ModelStore, ModelVersion
-from training.calibrate import Calibration, OperatingPoint, calibrate, choose_gate, choose_quality, natural_log_prior
+from training.calibrate import OperatingPoint, calibrate, choose_gate, choose_quality, natural_log_prior
 from training.earlier import starts, teachers
 from training.evaluation import tables as evaluation
 from training.evaluation.card import model_card
@@ -23,16 +23,15 @@ from training.evaluation.refusals import judge_outliers
 from training.evaluation.report import Report, Tested, full_report, sensitivity_and_specificity
 from training.evaluation.tables import classify
 from training.export import (
-    EMBEDDING,
     IN_DISTRIBUTION,
     OnnxClassifier,
     export_onnx,
     golden_vectors,
     require_parity,
 )
-from training.gates import FeatureProbe, GateHead, fit_gate
+from training.gates import GateHead, fit_gate
 from training.generate import drawn_lesions
-from training.network import EfficientNetLite
+from training.network import EfficientNetLite, fold_batch_norms
 from training.outliers import Outlier, outliers
 from training.provenance import read_record
 from training.publish import GRAPH_FILES, Chosen, publish, version_files
@@ -41,7 +40,7 @@ from training.reference import reference_statistics
 from training.render import in_batches
 from training.rounding import RANGES, as_floats, learn_rounding
 from training.run import Run
-from training.train import EpochLog, predict_logits
+from training.train import EpochLog, predict_features, predict_logits
 
 _SAMPLE = 2400  # training pictures that the gate and the reference statistics are made from
 
@@ -52,7 +51,7 @@ def release(run: Run, network: EfficientNetLite, log: Sequence[EpochLog], store:
     chosen = _calibrate(run, network)
     heading("Fitting the gate")
     sample = _training_sample(run)
-    head, found = _fit_gate(run, network, chosen.calibration, sample)
+    head, found = _fit_gate(run, network, sample)
     heading("Exporting to ONNX")
     export = partial(export_onnx, calibration=chosen.calibration, head=head, pixels=run.config.input.pixels)
     fp32 = export(network)
@@ -89,14 +88,12 @@ def _training_sample(run: Run) -> NDArray[np.uint8]:
     return np.concatenate(list(run.renderer.batches([pictures[i] for i in order], "training sample")))
 
 
-def _fit_gate(
-    run: Run, network: EfficientNetLite, calibration: Calibration, sample: NDArray[np.uint8]
-) -> tuple[GateHead, list[Outlier]]:
+def _fit_gate(run: Run, network: EfficientNetLite, sample: NDArray[np.uint8]) -> tuple[GateHead, list[Outlier]]:
     """The gate, and all outliers: the halves it was not fitted on are for the evaluation."""
-    probe = OnnxClassifier(export_onnx(network, calibration, FeatureProbe(), run.config.input.pixels))
+    folded = fold_batch_norms(network)  # as in the graph
 
-    def features(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        return np.concatenate([probe.outputs(batch)[EMBEDDING] for batch in images])
+    def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return predict_features(folded, map(as_floats, in_batches(images))).numpy()
 
     found = list(outliers(run.config.data, run.root, run.config.seed))
     by_kind: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
@@ -104,9 +101,9 @@ def _fit_gate(
         if outlier.half == "fit":
             by_kind[outlier.kind].append(to_input(outlier.open(), run.renderer.contract))
     head = fit_gate(
-        features(in_batches(sample)),
-        features(in_batches(np.stack([to_input(drawn, run.renderer.contract) for drawn in drawn_lesions()]))),
-        {kind: features(in_batches(np.stack(images))) for kind, images in by_kind.items()},
+        features(sample),
+        features(np.stack([to_input(drawn, run.renderer.contract) for drawn in drawn_lesions()])),
+        {kind: features(np.stack(images)) for kind, images in by_kind.items()},
     )
     return head, found
 

@@ -257,6 +257,14 @@ def predict_logits(network: nn.Module, batches: Iterator[Tensor], progress: str 
     return torch.cat([network(batch.to(device)).float().cpu() for batch in bar])
 
 
+@torch.inference_mode()
+def predict_features(network: EfficientNetLite, batches: Iterator[Tensor]) -> Tensor:
+    """Pooled features float32 [N, 1280] of batches float32 [n, 3, H, W] in [0, 255], computed in float32."""
+    device = next(network.parameters()).device
+    network.eval()
+    return torch.cat([network.pooled(batch.to(device)).flatten(1).cpu() for batch in batches])
+
+
 def autocast(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 on a GPU and on processors that compute in it; emulated it takes many times as long as float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or _processor_has_bfloat16())
