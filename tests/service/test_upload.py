@@ -20,7 +20,7 @@ from service.errors import (
 from service.settings import Settings
 from service.upload import Bodies, read_upload
 
-ARRIVAL = Arrival(at=0.0, declared_bytes=None, allowed_seconds=3.0)
+ARRIVAL = Arrival(at=100.0, declared_bytes=None, allowed_seconds=3.0)
 OPEN_UPLOAD_BYTES = 16_384
 
 
@@ -121,6 +121,6 @@ async def test_a_caller_at_the_minimum_rate_is_waited_for(monkeypatch: pytest.Mo
 
 async def test_an_absolute_deadline_ends_the_upload() -> None:
     """504: it would be too late for the answer anyway."""
-    arrival = Arrival(at=0.0, declared_bytes=None, allowed_seconds=0.05, latest=0.05)
+    arrival = Arrival(at=100.0, declared_bytes=None, allowed_seconds=0.05, latest=100.05)
     with pytest.raises(DeadlineExceededError):
         await read(caller(b"a", b"b", pause_seconds=60), bodies()[0], arrival)
