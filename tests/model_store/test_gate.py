@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from model_store.errors import GateRefusedError
-from model_store.gate import Judgement, judge, read_evaluation, read_gate
+from model_store.gate import Gate, Judgement, judge, read_evaluation, read_gate
 from model_store.promotion import Evidence, judged, refused
 from model_store.signatures import TrustPolicy
 from model_store.store import PRODUCTION, SHIPPED, ModelStore
@@ -81,6 +81,32 @@ def test_the_worst_of_several_counts_if_it_is_large_enough(store: ModelStore) ->
     found = judge(read_gate(), store.publish(files, runnable_fields()), None, None)
     (line,) = [line for line in found if line.name == "malignant found in the worst age group"]
     assert (line.passed, line.found) == (True, "0.8000 (worse)")
+
+
+@pytest.mark.parametrize(
+    ("limit", "content", "passed"),
+    [
+        ({"minimum": 0.5}, {"figure": 0.5}, True),
+        ({"minimum": 0.5}, {"figure": 0.499}, False),
+        ({"maximum": 0.5}, {"figure": 0.5}, True),
+        ({"maximum": 0.5}, {"figure": 0.501}, False),
+        ({"minimum": 0.5}, {"figure": True}, False),
+        ({"maximum": 0.5}, {"figure": float("nan")}, False),
+        ({"minimum": 0.5}, {}, False),
+        ({"minimum": 0.5, "optional": True}, {}, None),
+        ({"minimum": 0.5, "figure": "*.figure", "enough": {"lesions": 9}}, {"a": {"lesions": 9, "figure": 0.5}}, True),
+        ({"minimum": 0.5, "figure": "*.figure", "enough": {"lesions": 9}}, {"a": {"lesions": 8, "figure": 0.5}}, False),
+    ],
+)
+def test_a_line_passes_on_its_limit_and_fails_without_a_figure(
+    tmp_path: Path, limit: dict[str, Any], content: dict[str, Any], passed: bool | None
+) -> None:
+    """What is no number, or of too few, is no figure; only a line that says so may lack one."""
+    line = {"name": "a line", "report": "evaluation", "figure": "figure", "why": "", **limit}
+    gate = Gate.model_validate({"applies_to": [PRODUCTION], "signature": "required", "line": [line]})
+    files = {**runnable_files(), "evaluation.json": json.dumps(content).encode()}
+    version = ModelStore(tmp_path / "store").publish(files, runnable_fields())
+    assert [judgement.passed for judgement in judge(gate, version, None, None)] == [passed]
 
 
 def test_the_serving_version_is_judged_like_any_other() -> None:
