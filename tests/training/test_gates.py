@@ -1,6 +1,7 @@
 """The gate lets lesions in, keeps out what it was shown and what nobody thought of, and its numbers make sense."""
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -68,3 +69,17 @@ def test_kinds_without_pictures_are_no_obstacle() -> None:
     gate = fit_gate(features(600, 1), features(20, 2), {"no_lesion": features(150, 5, wild=30.0)})
     lesions, outside = scores(gate, features(200, 11)), scores(gate, features(200, 14, wild=30.0))
     assert np.median(outside) < np.quantile(lesions, 0.05)
+
+
+def test_the_fit_ends_where_searching_on_leads_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped early, it would depend on how the features were rounded: a release made again would score otherwise."""
+    probes = np.concatenate([features(200, 11), features(200, 12, 3), features(200, 13, -4)])
+    kinds = {"other_diagnosis": features(150, 3, 3), "close_up": features(150, 4, -4)}
+    outliers = kinds | {"no_lesion": features(150, 5, wild=2.0)}
+
+    def fit() -> NDArray[np.float32]:
+        return scores(fit_gate(features(600, 1), features(20, 2), outliers), probes)
+
+    found = fit()
+    monkeypatch.setattr("training.gates._TOLERANCE", 1e-8)
+    np.testing.assert_allclose(found, fit(), atol=5e-4)
