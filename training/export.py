@@ -30,7 +30,7 @@ from training.errors import ExportError
 from training.gates import GateHead
 from training.generate import golden_pictures
 from training.metrics import Floats
-from training.network import EfficientNetLite, fold_batch_norms, halves
+from training.network import EfficientNetLite, fold_batch_norms, halves, means
 
 INPUT = "image"
 PROBABILITIES, CLASS_MAPS, EMBEDDING, IN_DISTRIBUTION = "probabilities", "class_maps", "embedding", "in_distribution"
@@ -68,18 +68,18 @@ class ShippedNetwork(nn.Module):
         """uint8 [N, H, W, 3] -> probabilities [N, 7], class maps [N, 7, h, w], embedding [N, 64], score [N]."""
         # Views are mirrored as bytes and maps as seven channels: on whole feature maps it would cost a tenth of int8.
         views = torch.cat([image, image.flip(2)]) if self.network.mirror else image
-        activations = self.network.feature_map(views.permute(0, 3, 1, 2).float())
+        maps = self.network.maps(views.permute(0, 3, 1, 2).float())
         # The last layer sees every cell by itself; its mean over the cells is its answer to the pooled features. So
         # the maps are not an explanation beside the logits, the logits are made of them.
-        class_maps = functional.conv2d(activations, self.weight)
-        features = activations.mean(dim=(2, 3), keepdim=True).flatten(1)
+        class_maps = functional.conv2d(maps[-1], self.weight)
+        levels = means(maps)
         if self.network.mirror:
             plain, mirrored = halves(class_maps)
             class_maps = (plain + mirrored.flip(3)) / 2  # a cell stands for its place in the picture again
-            plain, mirrored = halves(features)
-            features = (plain + mirrored) / 2
+            plain, mirrored = halves(levels)
+            levels = (plain + mirrored) / 2
         logits = class_maps.mean(dim=(2, 3), keepdim=True).flatten(1) + self.bias
-        embedding, score = self.head(features)
+        embedding, score = self.head(levels)
         natural = functional.softmax(logits + self.prior, dim=1)
         probabilities = (1 - self.prior_weight) * functional.softmax(logits, dim=1) + self.prior_weight * natural
         return probabilities, class_maps, embedding, score

@@ -1,4 +1,9 @@
-"""The gate that keeps pictures out which the network cannot judge, computed by the graph from its own features."""
+"""The gate that keeps pictures out which the network cannot judge, computed by the graph from its own levels.
+
+Levels: the mean of every channel behind the middle stages and of the feature map (`EfficientNetLite.levels`). The last
+layers have learnt to see nothing but what tells seven diagnoses apart; that a picture is of coffee, its texture and
+colours tell, which the middle ones still see.
+"""
 
 from collections.abc import Mapping
 
@@ -9,29 +14,26 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.network import FEATURES
-
-EMBEDDING = 64  # principal components of the pooled features that are kept
-LESION = "lesion"
-KINDS = (LESION, "other_diagnosis", "close_up", "no_lesion")
-# Strength of the classifiers' regularisation (scikit-learn's C): 1,280 features, some hundred pictures of a kind.
-# From 0.001 to 0.1 the area under the curve changes by less than 0.02.
-_KINDS_C, _DISTANCE_C = 0.01, 1.0
+EMBEDDING = 64  # principal components of the levels that are kept
+KINDS = ("lesion", "other_diagnosis", "close_up", "no_lesion")
+# Strength of the classifiers' regularisation (scikit-learn's C): some 1,700 levels, some hundred pictures of a kind.
+_KINDS_C, _DISTANCE_C = 0.001, 1.0
 # Where the classifiers stop. Stopped at 1e-3, rounding in the features (another engine, other threads) led them to
 # places where a real picture's score differs by 0.015; at 1e-5 by 0.0002, for nine seconds more.
 _TOLERANCE = 1e-5
-_FARTHEST = 8.0  # standard deviations: one feature that lesions hardly ever fire must not decide alone
+_DISTANCE_SHARE = 0.5  # of the distance's log odds in the score; with 1, more lesions of an unknown clinic are refused
+_FARTHEST = 8.0  # standard deviations: one channel that lesions hardly ever fire must not decide alone
 _SMALLEST = 1e-3  # keeps the logarithm of a squared length finite
 
-Features = NDArray[np.float32]
+Levels = NDArray[np.float32]
 
 
 class GateHead(nn.Module):
-    """Pooled features float32 [N, 1280] -> embedding [N, 64] and in-distribution score [N] in [0, 1].
+    """Levels float32 [N, channels] -> embedding [N, 64] and in-distribution score [N] in [0, 1].
 
-    Two judges, the stricter counts: a linear classifier that has seen what is not wanted (`KINDS`), and the distance
-    from the training lesions (length of the whitened principal components, and of what they leave over), which also
-    speaks up for what nobody thought of.
+    Two judges, whose log odds are added: a linear classifier that has seen what is not wanted (`KINDS`), and the
+    distance from the training lesions (length of the whitened principal components, and of what they leave over), which
+    also speaks up for what nobody thought of.
     """
 
     centre: Tensor
@@ -43,52 +45,58 @@ class GateHead(nn.Module):
     distance: Tensor
 
     def __init__(self, fitted: Mapping[str, Tensor]) -> None:
-        """`centre` and `scale` [1280] standardise the features; `axes` [64, 1280] and `spread` [64] whiten them;
-        `kinds` [4, 1280] and `kinds_bias` [4] tell the kinds apart; `distance` [3]: weights of the logarithms of the
-        two squared lengths, and the offset.
+        """`centre` and `scale` [channels] standardise the levels; `axes` [64, channels] and `spread` [64] whiten them;
+        `kinds` [4, channels] and `kinds_bias` [4] tell the kinds apart; `distance` [3]: weights of the logarithms of
+        the two squared lengths, and the offset.
         """
         super().__init__()
         for name in ("centre", "scale", "axes", "spread", "kinds", "kinds_bias", "distance"):
             self.register_buffer(name, fitted[name].float())
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [N, 1280] -> embedding [N, 64], score [N]."""
-        standardised = torch.clamp((features - self.centre) / self.scale, -_FARTHEST, _FARTHEST)
+    def forward(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels [N, channels] -> embedding [N, 64], score [N]."""
+        standardised = torch.clamp((levels - self.centre) / self.scale, -_FARTHEST, _FARTHEST)
         along = functional.linear(standardised, self.axes)
         embedding = along / self.spread
-        left_over = (standardised * standardised).sum(dim=1) - (along * along).sum(dim=1)
-        along_part = torch.log((embedding * embedding).sum(dim=1) + _SMALLEST)
+        left_over = _squares(standardised) - _squares(along)
+        along_part = torch.log(_squares(embedding) + _SMALLEST)
         left_part = torch.log(left_over.clamp(min=0) + _SMALLEST)
-        near = torch.sigmoid(along_part * self.distance[0] + left_part * self.distance[1] + self.distance[2])
-        lesion = functional.softmax(functional.linear(standardised, self.kinds, self.kinds_bias), dim=1)[:, 0]
-        return embedding, torch.minimum(lesion, near)
+        near = along_part * self.distance[0] + left_part * self.distance[1] + self.distance[2]
+        kinds = functional.linear(standardised, self.kinds, self.kinds_bias)
+        odds = torch.cat([kinds[:, :1] + near, kinds[:, 1:]], dim=1)
+        return embedding, functional.softmax(odds, dim=1)[:, 0]
 
     @staticmethod
-    def placeholder() -> "GateHead":
+    def placeholder(channels: int) -> "GateHead":
         """Takes every picture for a lesion; for tests of what stands around it."""
         return GateHead(
             {
-                "centre": torch.zeros(FEATURES),
-                "scale": torch.ones(FEATURES),
-                "axes": torch.zeros(EMBEDDING, FEATURES),
+                "centre": torch.zeros(channels),
+                "scale": torch.ones(channels),
+                "axes": torch.zeros(EMBEDDING, channels),
                 "spread": torch.ones(EMBEDDING),
-                "kinds": torch.zeros(len(KINDS), FEATURES),
+                "kinds": torch.zeros(len(KINDS), channels),
                 "kinds_bias": torch.tensor([6.0, 0.0, 0.0, 0.0]),
-                "distance": torch.tensor([0.0, 0.0, 6.0]),
+                "distance": torch.zeros(3),
             }
         )
 
 
-def fit_gate(lesions: Features, stand_ins: Features, outliers: Mapping[str, Features]) -> GateHead:
-    """Features [n, 1280] of training lesions, of drawn ones that are to be let in with them, and of outliers by kind
+def _squares(rows: Tensor) -> Tensor:
+    """Squared length of each row: [N, columns] -> [N, 1]."""
+    return (rows * rows).sum(dim=1, keepdim=True)
+
+
+def fit_gate(lesions: Levels, stand_ins: Levels, outliers: Mapping[str, Levels]) -> GateHead:
+    """Levels [n, channels] of training lesions, of drawn ones that are to be let in with them, and of outliers by kind
     (`KINDS` less the first; a kind may be absent where the data have none, but `no_lesion` can always be drawn).
     """
     centre = lesions.mean(axis=0, dtype=np.float64)
     spread = lesions.std(axis=0, dtype=np.float64)
-    scale = spread + 1e-3 * spread.mean() + 1e-6  # a feature that never fires must not shout when it first does
+    scale = spread + 1e-3 * spread.mean() + 1e-6  # a channel that never fires must not shout when it first does
 
-    def standardised(features: Features) -> NDArray[np.float64]:
-        return np.asarray(np.clip((features - centre) / scale, -_FARTHEST, _FARTHEST), dtype=np.float64)
+    def standardised(levels: Levels) -> NDArray[np.float64]:
+        return np.asarray(np.clip((levels - centre) / scale, -_FARTHEST, _FARTHEST), dtype=np.float64)
 
     _, lengths, directions = np.linalg.svd(standardised(lesions), full_matrices=False)
     axes = np.zeros((EMBEDDING, lesions.shape[1]))
@@ -96,8 +104,8 @@ def fit_gate(lesions: Features, stand_ins: Features, outliers: Mapping[str, Feat
     spreads = np.ones(EMBEDDING)
     spreads[: len(lengths)] = np.maximum(lengths[:EMBEDDING] / np.sqrt(len(lesions)), 1e-3)
 
-    def log_lengths(features: Features) -> NDArray[np.float64]:
-        rows = standardised(features)
+    def log_lengths(levels: Levels) -> NDArray[np.float64]:
+        rows = standardised(levels)
         along = rows @ axes.T
         left_over = np.maximum((rows**2).sum(axis=1) - (along**2).sum(axis=1), 0)
         return np.log(np.stack([((along / spreads) ** 2).sum(axis=1), left_over], axis=1) + _SMALLEST)
@@ -116,7 +124,7 @@ def fit_gate(lesions: Features, stand_ins: Features, outliers: Mapping[str, Feat
             "spread": torch.tensor(spreads),
             "kinds": torch.tensor(kinds),
             "kinds_bias": torch.tensor(kinds_bias),
-            "distance": torch.tensor([*near.coef_[0], *near.intercept_]),
+            "distance": _DISTANCE_SHARE * torch.tensor([*near.coef_[0], *near.intercept_]),
         }
     )
 
@@ -124,7 +132,7 @@ def fit_gate(lesions: Features, stand_ins: Features, outliers: Mapping[str, Feat
 def _fit_kinds(
     lesions: NDArray[np.float64], outliers: Mapping[str, NDArray[np.float64]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights [4, features] and bias [4] of the classifier of kinds; a kind without pictures is never answered."""
+    """Weights [4, channels] and bias [4] of the classifier of kinds; a kind without pictures is never answered."""
     rows = np.concatenate([lesions, *outliers.values()])
     labels = np.repeat([0, *(KINDS.index(kind) for kind in outliers)], [len(lesions), *map(len, outliers.values())])
     found = LogisticRegression(C=_KINDS_C, tol=_TOLERANCE, max_iter=3000).fit(rows, labels)

@@ -59,6 +59,8 @@ class EfficientNetLite(nn.Module):
         self.conv_stem = _same_conv(3, _STEM_CHANNELS, kernel=3, stride=2)
         self.bn0 = _batch_norm(_STEM_CHANNELS)
         blocks: list[_InvertedResidual] = []
+        self.level_ends: list[int] = []  # the blocks that finish a stage, but for the first and the last
+        self.level_channels = FEATURES  # of all `maps` together
         channels = _STEM_CHANNELS
         for index, (repeats, kernel, stride, expansion, out) in enumerate(_STAGES):
             first_or_last = index in (0, len(_STAGES) - 1)
@@ -66,6 +68,9 @@ class EfficientNetLite(nn.Module):
                 width = _round_channels(out * scaling.width)
                 blocks.append(_InvertedResidual(channels, width, kernel, stride if repeat == 0 else 1, expansion))
                 channels = width
+            if not first_or_last:
+                self.level_ends.append(len(blocks) - 1)
+                self.level_channels += channels
         for position, block in enumerate(blocks):
             block.drop_path = drop_path * position / len(blocks)  # deeper blocks are dropped more often
         self.blocks = nn.ModuleList(blocks)
@@ -76,6 +81,11 @@ class EfficientNetLite(nn.Module):
 
     def feature_map(self, pixels: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [0, 255] -> activations [N, 1280, H/32, W/32] before pooling."""
+        return self.maps(pixels)[-1]
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """The activations behind each of the five middle stages, [N, channels, h, w] each, and the feature map."""
+        found: list[Tensor] = []
         x = (pixels - PIXEL_MEAN) / PIXEL_SCALE
         learns = torch.is_grad_enabled()
         with torch.set_grad_enabled(learns and self.frozen_blocks == 0):
@@ -83,7 +93,9 @@ class EfficientNetLite(nn.Module):
         for index, block in enumerate(self.blocks):
             with torch.set_grad_enabled(learns and index >= self.frozen_blocks):
                 x = block(x)
-        return functional.relu6(_normalised(self.conv_head, self.bn1, x))
+            if index in self.level_ends:
+                found.append(x)
+        return [*found, functional.relu6(_normalised(self.conv_head, self.bn1, x))]
 
     def freeze(self, blocks: int, norms: bool) -> None:
         """Stop learning in the stem and the first `blocks` blocks (0: nowhere), and in the statistics of all norms.
@@ -112,10 +124,24 @@ class EfficientNetLite(nn.Module):
         plain, mirrored = halves(features)
         return (plain + mirrored) / 2
 
+    def levels(self, pixels: Tensor) -> Tensor:
+        """Images -> means of all `maps` over their places [N, channels of all], what the gate looks at; with `mirror`,
+        the mean of both views.
+        """
+        if not self.mirror:
+            return means(self.maps(pixels))
+        plain, mirrored = halves(means(self.maps(torch.cat([pixels, pixels.flip(3)]))))
+        return (plain + mirrored) / 2
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [0, 255] -> logits [N, classes]."""
         logits: Tensor = self.fc(self.dropout(self.pooled(pixels).flatten(1)))
         return logits
+
+
+def means(maps: list[Tensor]) -> Tensor:
+    """Maps [N, channels, h, w] -> the mean of each channel over the places, beside each other [N, channels of all]."""
+    return torch.cat([x.mean(dim=(2, 3), keepdim=True).flatten(1) for x in maps], dim=1)
 
 
 def halves(of_both_views: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ from training.reference import reference_statistics
 from training.render import in_batches
 from training.rounding import RANGES, as_floats, learn_rounding
 from training.run import Run
-from training.train import EpochLog, predict_features, predict_logits
+from training.train import EpochLog, predict_levels, predict_logits
 
 _SAMPLE = 2400  # training pictures that the gate and the reference statistics are made from
 
@@ -92,8 +92,8 @@ def _fit_gate(run: Run, network: EfficientNetLite, sample: NDArray[np.uint8]) ->
     """The gate, and all outliers: the halves it was not fitted on are for the evaluation."""
     folded = fold_batch_norms(network)  # as in the graph
 
-    def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return predict_features(folded, map(as_floats, in_batches(images))).numpy()
+    def levels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return predict_levels(folded, map(as_floats, in_batches(images))).numpy()
 
     found = list(outliers(run.config.data, run.root, run.config.seed))
     by_kind: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
@@ -101,9 +101,9 @@ def _fit_gate(run: Run, network: EfficientNetLite, sample: NDArray[np.uint8]) ->
         if outlier.half == "fit":
             by_kind[outlier.kind].append(to_input(outlier.open(), run.renderer.contract))
     head = fit_gate(
-        features(sample),
-        features(np.stack([to_input(drawn, run.renderer.contract) for drawn in drawn_lesions()])),
-        {kind: features(np.stack(images)) for kind, images in by_kind.items()},
+        levels(sample),
+        levels(np.stack([to_input(drawn, run.renderer.contract) for drawn in drawn_lesions()])),
+        {kind: levels(np.stack(images)) for kind, images in by_kind.items()},
     )
     return head, found
 

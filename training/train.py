@@ -258,11 +258,11 @@ def predict_logits(network: nn.Module, batches: Iterator[Tensor], progress: str 
 
 
 @torch.inference_mode()
-def predict_features(network: EfficientNetLite, batches: Iterator[Tensor]) -> Tensor:
-    """Pooled features float32 [N, 1280] of batches float32 [n, 3, H, W] in [0, 255], computed in float32."""
+def predict_levels(network: EfficientNetLite, batches: Iterator[Tensor]) -> Tensor:
+    """What the gate looks at, float32 [N, channels] (`EfficientNetLite.levels`), computed in float32."""
     device = next(network.parameters()).device
     network.eval()
-    return torch.cat([network.pooled(batch.to(device)).flatten(1).cpu() for batch in batches])
+    return torch.cat([network.levels(batch.to(device)).cpu() for batch in batches])
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:

@@ -39,13 +39,13 @@ def network() -> EfficientNetLite:
 
 
 @pytest.fixture(scope="module")
-def head() -> GateHead:
+def head(network: EfficientNetLite) -> GateHead:
     """A gate with numbers of its own."""
     random = torch.Generator().manual_seed(1)
-    fitted = {
-        name: torch.rand(buffer.shape, generator=random) for name, buffer in GateHead.placeholder().named_buffers()
-    }
-    return GateHead(fitted | {"distance": torch.tensor([-0.2, -0.1, 2.0]), "scale": fitted["scale"] + 0.5})
+    buffers = GateHead.placeholder(network.level_channels).named_buffers()
+    fitted = {name: torch.rand(buffer.shape, generator=random) for name, buffer in buffers}
+    moderate = {"kinds": fitted["kinds"] / 20, "distance": torch.tensor([-0.2, -0.1, 2.0])}  # no score is 0 or 1
+    return GateHead(fitted | moderate | {"scale": fitted["scale"] + 0.5})
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +94,14 @@ def test_a_mirrored_picture_is_the_same_lesion(graph: bytes) -> None:
     assert np.abs(plain["class_maps"] - plain["class_maps"][..., ::-1]).max() > 1e-3
 
 
-def test_the_gate_sees_the_pooled_features(network: EfficientNetLite, head: GateHead, graph: bytes) -> None:
+def test_the_gate_sees_every_level(network: EfficientNetLite, head: GateHead, graph: bytes) -> None:
     """Embedding [N, 64] and score [N] are the gate's answers to the mean of both views."""
     found = OnnxClassifier(graph, threads=1).outputs(images())
     with torch.inference_mode():
-        pooled = network.pooled(torch.from_numpy(images()).permute(0, 3, 1, 2).float()).flatten(1)
-        embedding, score = head(pooled)
+        levels = network.levels(torch.from_numpy(images()).permute(0, 3, 1, 2).float())
+        embedding, score = head(levels)
+    assert levels.shape == (5, network.level_channels)
+    assert ((score > 0.01) & (score < 0.99)).any()
     assert found["embedding"] == pytest.approx(embedding.numpy(), rel=1e-3, abs=1e-3)
     assert found["in_distribution"] == pytest.approx(score.numpy(), abs=1e-4)
     assert found["in_distribution"].shape == (5,)
@@ -108,7 +110,9 @@ def test_the_gate_sees_the_pooled_features(network: EfficientNetLite, head: Gate
 def test_another_answer_is_an_export_error(network: EfficientNetLite, graph: bytes) -> None:
     """Each output is compared with PyTorch, not the probabilities alone."""
     with pytest.raises(ExportError, match="embedding"):
-        require_same_outputs(graph, ShippedNetwork(network, CALIBRATION, GateHead.placeholder()), images())
+        require_same_outputs(
+            graph, ShippedNetwork(network, CALIBRATION, GateHead.placeholder(network.level_channels)), images()
+        )
 
 
 def test_folding_changes_nothing(network: EfficientNetLite) -> None:

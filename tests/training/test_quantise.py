@@ -30,7 +30,7 @@ def graph() -> bytes:
     network = pretrained("lite0", 7, dropout=0.0, drop_path=0.0).eval()
     torch.nn.init.normal_(network.fc.weight, std=0.1)
     network.mirror = True
-    return export_onnx(network, FLAT, GateHead.placeholder(), 64)
+    return export_onnx(network, FLAT, GateHead.placeholder(network.level_channels), 64)
 
 
 @pytest.fixture(scope="module")

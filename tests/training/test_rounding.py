@@ -38,7 +38,7 @@ def answers(graph: bytes) -> NDArray[np.float32]:
 
 def test_int8_comes_nearer_to_the_network(network: EfficientNetLite, learnt: EfficientNetLite) -> None:
     """On pictures that neither has seen, int8 differs by less than half as much from what the network says."""
-    graphs = [export_onnx(one, FLAT, GateHead.placeholder(), 64) for one in (network, learnt)]
+    graphs = [export_onnx(one, FLAT, GateHead.placeholder(one.level_channels), 64) for one in (network, learnt)]
     plain, off = answers(graphs[0]), [quantise(graph, LEARNT_ON) for graph in graphs]
     before, after = (np.square(answers(graph) - plain).mean() for graph in off)
     assert after < 0.5 * before
@@ -59,7 +59,9 @@ def test_the_network_itself_stays_as_it_is(network: EfficientNetLite, learnt: Ef
 def test_what_it_learns_with_is_what_int8_computes(network: EfficientNetLite) -> None:
     """The rounding network's features are those of the int8 graph: far nearer to them than the network's own are."""
     folded = fold_batch_norms(network)
-    graph = OnnxClassifier(quantise(export_onnx(folded, FLAT, GateHead.placeholder(), 64), LEARNT_ON))
+    graph = OnnxClassifier(
+        quantise(export_onnx(folded, FLAT, GateHead.placeholder(folded.level_channels), 64), LEARNT_ON)
+    )
     pixels = torch.from_numpy(images(2, 32)).permute(0, 3, 1, 2).float()
 
     def maps() -> NDArray[np.float32]:
