@@ -14,7 +14,7 @@ from model_store.contract.manifest import Certainty, Variant, VariantName
 from model_store.contract.preprocessing import to_input
 from model_store.store import ModelStore, ModelVersion
 from training.calibrate import OperatingPoint, calibrate, choose_gate, choose_quality, natural_log_prior
-from training.earlier import starts, teachers
+from training.earlier import all_teachers, starts
 from training.evaluation import tables as evaluation
 from training.evaluation.card import model_card
 from training.evaluation.decision import Rules, qualities
@@ -238,7 +238,7 @@ def _publish(
     start_runs = starts(run.folder, run.config)
     records = [read_record(start) for start in reversed(start_runs)]
     card = model_card(run.config, run.record, records, content, run.pictures, run.parts)
-    earlier = (start_runs, teachers(run.folder, run.config))
+    earlier = (start_runs, all_teachers(run.folder, run.config))
     files = version_files(run.folder, *earlier, graphs, golden, reference, content, card)
     return publish(store, run.config, run.record, contract, chosen, variants, files)
 
