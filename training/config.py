@@ -178,6 +178,9 @@ class Decision(_Section):
     ece_limit: float = Field(
         gt=0, lt=1, description="expected calibration error; what exceeds it counts against a prior's balanced accuracy"
     )
+    top2_limit: float = Field(
+        default=0, ge=0, lt=1, description="accuracy of the first two diagnoses; what lacks counts against a prior too"
+    )
     certain_share: float = Field(default=0.8, gt=0, lt=1, description="share of answers that count as certain")
     refused_share: float = Field(default=0.01, gt=0, lt=0.1, description="of lesions, refused by the gate")
     warned_share: float = Field(default=0.05, gt=0, lt=0.5, description="of lesions, called unfamiliar by the gate")

@@ -76,8 +76,8 @@ def test_a_mixture_lets_frequency_speak_for_the_second_diagnosis() -> None:
     assert two_mixed - two > 0.02
 
 
-def candidate(share: float, loss: float, accuracy: float, error: float) -> Candidate:
-    return Candidate(share, 1.0, 1.0, loss, accuracy, error)
+def candidate(share: float, loss: float, accuracy: float, error: float, top2: float = 0.95) -> Candidate:
+    return Candidate(share, 1.0, 1.0, loss, accuracy, error, top2)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,21 @@ def candidate(share: float, loss: float, accuracy: float, error: float) -> Candi
         pytest.param(
             [(0.0, 0.3, 0.72, 0.01), (0.5, 0.2, 0.79, 0.052), (1.0, 0.1, 0.70, 0.05)], 0.5, id="a hair beyond: in"
         ),
+        pytest.param([(0.0, 0.3, 0.80, 0.01, 0.92), (0.5, 0.2, 0.78, 0.01, 0.94)], 0.5, id="too few of two right"),
+        pytest.param([(0.0, 0.3, 0.80, 0.01, 0.935), (0.5, 0.2, 0.78, 0.01, 0.99)], 0.0, id="too few by a hair"),
     ],
 )
-def test_the_prior_is_chosen_by_the_rule(candidates: list[tuple[float, float, float, float]], chosen: float) -> None:
-    """Best balanced accuracy, less twice what the calibration error exceeds the limit by; near-ties to less loss."""
-    assert choose([candidate(*values) for values in candidates], 0.05).prior_share == chosen
+def test_the_prior_is_chosen_by_the_rule(candidates: list[tuple[float, ...]], chosen: float) -> None:
+    """Best balanced accuracy, less twice what either limit is missed by; near-ties to less loss."""
+    limits = DECISION.model_copy(update={"top2_limit": 0.94})
+    assert choose([candidate(*values) for values in candidates], limits).prior_share == chosen
+
+
+def test_the_table_counts_a_diagnosis_in_second_place() -> None:
+    """Top-2 accuracy by hand: right first, right second, wrong."""
+    logits = np.array([[3, 2, 1, 0, 0, 0, 0]] * 3, np.float32)
+    table = calibrate(logits, np.array([0, 1, 2]), np.log(np.full(7, 1 / 7)).tolist(), DECISION).candidates
+    assert [c.top2_accuracy for c in table] == pytest.approx([2 / 3] * len(table))
 
 
 def test_probabilities_by_hand() -> None:

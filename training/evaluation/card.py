@@ -141,17 +141,22 @@ def _training(config: Config, record: RunRecord) -> str:
     stages = ", ".join(f"{stage.epochs} at {stage.pixels} px" for stage in config.train.stages)
     device = record.accelerator or f"CPU ({record.processor}, {record.threads} threads)"
     weights = f"the run `{config.start_from}` (its records: `start/`)" if config.start_from else "ImageNet"
-    mirrored = "The graph looks at the picture and at its mirror image and averages." if config.input.mirror else ""
+    kept = (
+        f" {config.start_share:.0%} of those weights are in the result (arXiv:2109.01903)."
+        if config.start_share
+        else ""
+    )
+    looks = "at the picture and at its mirror image and averages" if config.input.mirror else "at the picture once"
     return f"""## Training
 
-Started from the weights of {weights}. {_teachers(config)}
+Started from the weights of {weights}.{kept} {_teachers(config)}
 Epochs: {stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g},
 cosine schedule, bfloat16 where the machine computes in it, exponential moving average of the weights
 ({config.train.ema_decay:g}), on {device}.
 Views are turned, mirrored, zoomed and cut to other picture shapes; colour, focus, noise, dark corners and erased
 patches vary. Class imbalance is met by logit adjustment with each collection's own class frequencies
 (arXiv:2007.07314, strength {config.train.prior_strength:g}). `config.toml` has every value, `log.csv` every epoch.
-{mirrored}
+{_agreement(config)}The graph looks {looks}.
 
 ![Training curves](plots/{plots.TRAINING})"""
 
@@ -163,6 +168,14 @@ def _teachers(config: Config) -> str:
     share = f"{config.distillation.weight:.0%}"
     return f"""Learnt from the diagnoses and, with {share} of the loss, from the mean answer
 of the runs {names} (their records: `teachers/`; distillation, arXiv:1503.02531)."""
+
+
+def _agreement(config: Config) -> str:
+    if not config.consistency:
+        return ""
+    return f"""Every view was also seen turned or mirrored, and both answers were asked to agree (symmetric
+Kullback-Leibler divergence, weight {config.consistency.weight:g}).
+"""
 
 
 def _headline(found: dict[str, Any]) -> str:
@@ -198,6 +211,7 @@ def _decision(config: Config, found: dict[str, Any]) -> str:
     chosen, natural = found["calibration"], found["test"]["natural_mix"]
     figures = found["test"]["collections"][natural]
     prior = ", ".join(f"{code} {share:.3f}" for code, share in chosen["prior"].items())
+    error = _interval(figures["expected_calibration_error"])
     return f"""### Calibration and threshold
 
 probabilities = {1 - chosen["prior_weight"]:.2f} x softmax(z) + {chosen["prior_weight"]:.2f} x softmax(z +
@@ -205,8 +219,8 @@ probabilities = {1 - chosen["prior_weight"]:.2f} x softmax(z) + {chosen["prior_w
 {prior}.
 Adding all of the prior calibrates best, adding none finds rare classes best, and a mixture lets frequency speak for the
 second diagnosis; it is the one with the best balanced accuracy on validation, where expected calibration error beyond
-{config.decision.ece_limit:g} counts against it (`evaluation.json` has the whole table). Expected calibration error on
-test: {_interval(figures["expected_calibration_error"])} (the interval lies high: resampling adds noise to every bin).
+{config.decision.ece_limit:g}{_top2_limit(config)} counts against it (`evaluation.json` has the whole table).
+Expected calibration error on test: {error} (the interval lies high: resampling adds noise to every bin).
 
 A lesion is flagged when its malignancy probability (`akiec` + `bcc` + `mel`) reaches
 {chosen["malignancy_threshold"]:.4f}, the largest threshold with sensitivity
@@ -219,6 +233,10 @@ The answers are right for a malignant share of {found["reliability"]["reference_
 is {found["reliability"]["natural_prevalence"]:.3f}.
 
 ![Reliability](plots/{plots.RELIABILITY})"""
+
+
+def _top2_limit(config: Config) -> str:
+    return f" and top-2 accuracy below {config.decision.top2_limit:g}" if config.decision.top2_limit else ""
 
 
 def _calibration_rows(found: dict[str, Any]) -> Table:
