@@ -36,9 +36,7 @@ CERTAINTY_MEASURES: tuple[CertaintyMeasure, ...] = get_args(CertaintyMeasure)
 # Between a balanced mix, where each diagnosis is as likely to be right, and the natural one, where a network that was
 # taught to find rare classes is hardly ever certain of one. Powers from a third to three quarters sort alike.
 _CERTAINTY_PRIOR_SHARE = 0.5
-_COST_OF_A_MISS = (
-    2.0  # balanced accuracy that calibration error or top-2 accuracy beyond its limit costs, point for point
-)
+_COST_OF_A_MISS = 2.0  # points of balanced accuracy for each point by which a limit is missed
 _NEAR_TIE = 0.005  # of balanced accuracy: a third of a validation part's standard error, so not a reason to choose
 
 
@@ -148,20 +146,23 @@ def calibrate(
 
 
 def choose(candidates: Sequence[Candidate], limits: Decision) -> Candidate:
-    """The best balanced accuracy, less what the limits are missed by; near-ties to the smallest log likelihood loss.
+    """The best balanced accuracy, less what the limits are missed by; near-ties to the smallest log likelihood loss,
+    unless they miss the limits by more.
 
     Too much calibration error and too few right among the two diagnoses that are shown count against accuracy rather
     than forbid: measured on some hundred pictures, the error is uncertain by nearly a hundredth (probabilities that are
     exactly right have 0.03 of it on 850), and one prior instead of another is worth ten times that.
     """
 
-    def worth(candidate: Candidate) -> float:
+    def missed(candidate: Candidate) -> float:
         miscalibrated = max(0.0, candidate.expected_calibration_error - limits.ece_limit)
-        missing = max(0.0, limits.top2_limit - candidate.top2_accuracy)
-        return candidate.balanced_accuracy - _COST_OF_A_MISS * (miscalibrated + missing)
+        return miscalibrated + max(0.0, limits.top2_limit - candidate.top2_accuracy)
 
-    best = max(map(worth, candidates))
-    near_ties = (c for c in candidates if worth(c) >= best - _NEAR_TIE)
+    def worth(candidate: Candidate) -> float:
+        return candidate.balanced_accuracy - _COST_OF_A_MISS * missed(candidate)
+
+    best = max(candidates, key=worth)
+    near_ties = (c for c in candidates if worth(c) >= worth(best) - _NEAR_TIE and missed(c) <= missed(best))
     return min(near_ties, key=lambda c: c.negative_log_likelihood)
 
 

@@ -95,6 +95,7 @@ def candidate(share: float, loss: float, accuracy: float, error: float, top2: fl
         pytest.param(
             [(0.0, 0.3, 0.72, 0.01), (0.5, 0.2, 0.79, 0.052), (1.0, 0.1, 0.70, 0.05)], 0.5, id="a hair beyond: in"
         ),
+        pytest.param([(0.0, 0.3, 0.80, 0.051), (0.5, 0.2, 0.80, 0.052)], 0.0, id="near-tie that misses by more"),
         pytest.param([(0.0, 0.3, 0.80, 0.01, 0.92), (0.5, 0.2, 0.78, 0.01, 0.94)], 0.5, id="too few of two right"),
         pytest.param([(0.0, 0.3, 0.80, 0.01, 0.935), (0.5, 0.2, 0.78, 0.01, 0.99)], 0.0, id="too few by a hair"),
     ],
