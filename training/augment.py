@@ -35,13 +35,6 @@ def augment(squashed: Tensor, aspects: Tensor, pixels: int, ranges: Augmentation
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def turned(images: Tensor, random: torch.Generator) -> Tensor:
-    """The batch [N, 3, S, S] turned or mirrored in one of the seven ways that bring every pixel to a pixel."""
-    way = int(torch.randint(1, 8, (), generator=random))
-    seen = images.rot90(way % 4, (2, 3))
-    return seen.flip(3) if way >= 4 else seen
-
-
 def served_view(squashed: Tensor, aspects: Tensor, pixels: int, square: bool) -> Tensor:
     """As a picture is served: its whole frame, squashed, or the `square` in its middle. Shapes as in `augment`."""
     images = squashed.permute(0, 3, 1, 2).float()

@@ -157,12 +157,6 @@ class Distillation(_Section):
     temperature: float = Field(ge=1, description="both sides' logits are divided by it: small differences count more")
 
 
-class Consistency(_Section):
-    """One answer for all views of a picture: each is also seen turned and mirrored, and both answers are compared."""
-
-    weight: float = Field(gt=0, le=10, description="of the divergence between both answers, beside the loss")
-
-
 class Input(_Section):
     """The picture the exported graph takes: the preprocessing half of the contract."""
 
@@ -205,26 +199,12 @@ class Config(_Section):
         pattern=r"^[A-Za-z0-9._-]+$",
         description="name of a finished run beside this one whose averaged weights are trained on; else ImageNet's",
     )
-    start_share: float = Field(
-        default=0,
-        ge=0,
-        lt=1,
-        description="share of the weights started from in the network that is evaluated and exported; the averaged "
-        "ones have the rest (Wortsman et al., arXiv:2109.01903)",
-    )
     distillation: Distillation | None = None
-    consistency: Consistency | None = None
 
     @model_validator(mode="after")
     def _trained_as_served(self) -> "Config":
         if self.augmentation.square_views != (self.input.resize == "center_crop"):
             raise ValueError("augmentation.square_views belongs to input.resize = 'center_crop', and to it alone")
-        return self
-
-    @model_validator(mode="after")
-    def _share_of_a_start(self) -> "Config":
-        if self.start_share and not self.start_from:
-            raise ValueError("start_share needs start_from: weights to share with")
         return self
 
     @property
@@ -236,9 +216,7 @@ class Config(_Section):
     def training_digest(self) -> str:
         """sha256 of what decides the trained weights; evaluation and export may change without a new training."""
         parts = {"seed", "data", "network", "augmentation", "train"}
-        optional = {
-            name for name in ("start_from", "start_share", "distillation", "consistency") if getattr(self, name)
-        }
+        optional = {name for name in ("start_from", "distillation") if getattr(self, name)}
         # What a configuration does not use must not change its digest: its checkpoints are older than the option.
         unused = {} if self.augmentation.square_views else {"augmentation": {"square_views"}}
         return _digest(self.model_dump_json(include=parts | optional, exclude=unused))

@@ -15,27 +15,25 @@ CHECKPOINT = "checkpoint.pt"
 CONFIG_FILE = "config.toml"
 
 
-def trained_weights(run: Path, identity: str) -> dict[str, Tensor]:
-    """The weights that the run in folder `run` ended with. Raises ResumeError.
+def averaged_weights(run: Path, identity: str) -> dict[str, Tensor]:
+    """The averaged weights of the run in folder `run`. Raises ResumeError.
 
-    It must have had the split of `identity` (of the run that wants them): pictures that it was trained on must not be
-    tested on now. How large its copies of the pictures were does not matter.
+    It must have had the data and the split of `identity` (of the run that wants them): pictures that it was trained
+    on must not be tested on now.
     """
     file = run / CHECKPOINT
     if not file.exists():
         raise ResumeError(f"the configuration names the run {run.name!r}, but there is no {file}: train that one first")
     state = torch.load(file, map_location="cpu", weights_only=True)
-    if state["identity"].split()[-1] != identity.split()[-1]:
-        raise ResumeError(f"{file} was trained on another split of the pictures than this run's")
-    if "result" not in state:
-        raise ResumeError(f"{file} was written by an older release: train that run anew")
-    weights: dict[str, Tensor] = state["result"]
-    return weights
+    if state["identity"].split()[1:] != identity.split()[1:]:
+        raise ResumeError(f"{file} was trained on other data or another split than this run's")
+    prefix = "module."
+    return {n.removeprefix(prefix): t for n, t in state["average"].items() if n.startswith(prefix)}
 
 
 def teacher(run: Path, identity: str, classes: int) -> EfficientNetLite:
     """The finished network of a run, looking at both views of a picture. Raises ResumeError."""
-    weights = trained_weights(run, identity)
+    weights = averaged_weights(run, identity)
     network = EfficientNetLite(_settings(run)["network"]["variant"], classes)
     network.load_state_dict(weights)
     network.mirror = True
@@ -58,11 +56,11 @@ def teachers(folder: Path, config: Config) -> list[Path]:
 
 
 def all_teachers(folder: Path, config: Config) -> list[Path]:
-    """Folders of the runs that the run in `folder`, or one it starts from, learnt from; each once."""
-    ours = teachers(folder, config)
+    """Folders of the runs that the run in `folder`, or one that it comes from, learnt from; each once."""
+    found = teachers(folder, config)
     for start in starts(folder, config):
-        ours += [folder.parent / name for name in _settings(start).get("distillation", {}).get("teachers", ())]
-    return list(dict.fromkeys(ours))
+        found += [folder.parent / name for name in _settings(start).get("distillation", {}).get("teachers", ())]
+    return list(dict.fromkeys(found))
 
 
 def _settings(run: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Every random number of an epoch follows from the seed and the epoch's number alo
 resumed from its last checkpoint takes the same path as one that was not.
 """
 
-import copy
 import csv
 import math
 import time
@@ -23,10 +22,10 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from training.augment import augment, served_view, turned
+from training.augment import augment, served_view
 from training.config import Config, Distillation
 from training.data import CLASSES, LoadedPictures, Picture
-from training.earlier import CHECKPOINT, teacher, teachers, trained_weights
+from training.earlier import CHECKPOINT, averaged_weights, teacher, teachers
 from training.errors import ResumeError
 from training.metrics import balanced_accuracy
 from training.network import EfficientNetLite, pretrained
@@ -61,10 +60,10 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(config.seed)
         network = pretrained(config.network.variant, len(CLASSES), config.network.dropout, config.network.drop_path)
-        self.start = trained_weights(run.parent / config.start_from, identity) if config.start_from else {}
-        network.load_state_dict(self.start or network.state_dict())
-        network.freeze(config.network.frozen_blocks, config.network.frozen_norms)
         # mypy: the stub of Module.to lacks memory_format.
+        if config.start_from:
+            network.load_state_dict(averaged_weights(run.parent / config.start_from, identity))
+        network.freeze(config.network.frozen_blocks, config.network.frozen_norms)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = get_ema_multi_avg_fn(config.train.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
@@ -76,13 +75,8 @@ class Trainer:
 
     @property
     def averaged_network(self) -> EfficientNetLite:
-        """The exponential moving average of the weights, less the start's share: what is evaluated and exported."""
-        network: EfficientNetLite = copy.deepcopy(self.average.module)  # type: ignore[assignment]
-        if self.config.start_share:
-            ours = network.state_dict()
-            for name, start in self.start.items():
-                if start.is_floating_point():  # not the counters of norms
-                    ours[name].lerp_(start.to(self.device), self.config.start_share)
+        """The exponential moving average of the weights: what is evaluated and exported."""
+        network: EfficientNetLite = self.average.module  # type: ignore[assignment]
         return network.eval()
 
     def resume(self) -> int:
@@ -148,19 +142,12 @@ class Trainer:
         targets = functional.one_hot(self.labels[batch], len(CLASSES)).float()
         priors = self.config.train.prior_strength * self.log_priors[batch]
         images, targets, priors = _mixed(images, targets, priors, self.config.train.mixup)
-        taught = self._taught[batch] if self._taught is not None else None
-        if self.config.consistency:
-            images = torch.cat([images, turned(images, random)])
-            targets, priors = targets.repeat(2, 1), priors.repeat(2, 1)
-            taught = taught.repeat(2, 1) if taught is not None else None
         with autocast(self.device):
             logits = self.network(images).float()
         loss = functional.cross_entropy(logits + priors.to(self.device), targets.to(self.device))
-        if taught is not None and self.config.distillation:
-            apart = distance_to_teachers(logits, taught.to(self.device), self.config.distillation)
+        if self._taught is not None and self.config.distillation is not None:
+            apart = distance_to_teachers(logits, self._taught[batch].to(self.device), self.config.distillation)
             loss = torch.lerp(loss, apart, self.config.distillation.weight)
-        if self.config.consistency:
-            loss = loss + self.config.consistency.weight * disagreement(*logits.chunk(2))
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
@@ -228,7 +215,6 @@ class Trainer:
             "identity": self.identity,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
-            "result": self.averaged_network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "log": [asdict(line) for line in self.log],
         }
@@ -260,12 +246,6 @@ def distance_to_teachers(logits: Tensor, taught: Tensor, distillation: Distillat
     temperature = distillation.temperature
     ours, theirs = (functional.log_softmax(x / temperature, 1) for x in (logits, taught))
     return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
-
-
-def disagreement(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of two answers to each picture, mean of both ways and the batch; logits [n, 7]."""
-    ours, theirs = functional.log_softmax(ours, 1), functional.log_softmax(theirs, 1)
-    return ((ours.exp() - theirs.exp()) * (ours - theirs)).sum(1).mean() / 2
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training import artefacts
-from training.augment import _jpeg, augment, turned
+from training.augment import _jpeg, augment
 from training.config import Augmentation, Config
 
 NOTHING = Augmentation(
@@ -122,13 +122,3 @@ def test_jpeg_keeps_what_the_picture_shows() -> None:
     assert saved.shape == ramp.shape
     assert not torch.equal(saved, ramp)
     assert (saved - ramp).abs().mean() < 4
-
-
-def test_turned_views_are_the_seven_that_move_every_pixel_to_a_pixel() -> None:
-    """Every way but leaving the picture alone is drawn, and none loses or changes a pixel."""
-    picture = torch.arange(4 * 4, dtype=torch.float32).reshape(1, 1, 4, 4)
-    random = torch.Generator().manual_seed(0)
-    seen = {tuple(turned(picture, random).flatten().tolist()) for _ in range(200)}
-    assert len(seen) == 7
-    assert tuple(picture.flatten().tolist()) not in seen
-    assert all(sorted(view) == list(range(16)) for view in seen)

@@ -44,18 +44,11 @@ def test_natural_mix_must_be_a_collection(tmp_path: Path) -> None:
         read_config(changed(tmp_path, 'natural_mix = "generated"', 'natural_mix = "clinic"'))
 
 
-def test_a_share_needs_weights_to_share_with(tmp_path: Path) -> None:
-    """ImageNet's weights have another last layer: they can keep no share."""
-    with pytest.raises(ConfigError, match="start_share needs start_from"):
-        read_config(changed(tmp_path, "seed = 7", "seed = 7\nstart_share = 0.5"))
-
-
 @pytest.mark.parametrize(
     ("old", "new", "retrains"),
     [
         ("learning_rate = 7e-4", "learning_rate = 8e-4", True),
         ("seed = 7", "seed = 8", True),
-        ("[input]", "[consistency]\nweight = 1\n[input]", True),
         ("malignant_sensitivity = 0.95", "malignant_sensitivity = 0.9", False),
         ('resize = "squash"', 'resize = "pad"', False),
     ],

@@ -15,10 +15,10 @@ import torch
 from tests.training.builders import data_of, hospital_folder, picture
 from tests.training.conftest import SMOKE_CONFIG, SmokeChain
 from training.__main__ import main
-from training.config import Collection, Config, Consistency, Stage
+from training.config import Collection, Config, Stage
 from training.data import CLASSES, LoadedPictures, load_pictures, read_collections
 from training.errors import ResumeError
-from training.train import CHECKPOINT, LOG, Trainer, _mixed, disagreement, log_priors
+from training.train import CHECKPOINT, LOG, Trainer, _mixed, log_priors
 
 ROOT = SMOKE_CONFIG.parents[2]
 TIMINGS = {"images_per_second", "seconds"}
@@ -93,26 +93,6 @@ def test_damaged_checkpoint_is_an_expected_failure(
 def test_no_checkpoint_means_the_start(tmp_path: Path, tiny: tuple[Config, LoadedPictures, dict[str, str]]) -> None:
     """Resuming a run that was killed in its first epoch starts it."""
     assert Trainer(*tiny, "identity", tmp_path).resume() == 0
-
-
-def test_consistency_brings_turned_views_together(
-    tmp_path: Path, tiny: tuple[Config, LoadedPictures, dict[str, str]]
-) -> None:
-    """Asked for one answer, the network gives turned training pictures answers that are more alike than else."""
-    config, loaded, parts = tiny
-    train = config.train.model_copy(update={"stages": (Stage(epochs=12, pixels=32),), "ema_decay": 0.5})
-    plain = config.model_copy(update={"train": train})
-    asked = plain.model_copy(update={"consistency": Consistency(weight=5)})
-    images = torch.from_numpy(loaded.pixels).permute(0, 3, 1, 2).float()
-    apart = []
-    for name, each in (("plain", plain), ("asked", asked)):
-        (tmp_path / name).mkdir()
-        trainer = Trainer(each, loaded, parts, "identity", tmp_path / name)
-        trainer.fit()
-        with torch.inference_mode():
-            answers = [trainer.averaged_network(view) for view in (images, images.rot90(1, (2, 3)))]
-        apart.append(disagreement(*answers).item())
-    assert apart[1] < apart[0] / 2
 
 
 def test_priors_are_of_each_collections_training_part() -> None:

@@ -141,22 +141,17 @@ def _training(config: Config, record: RunRecord) -> str:
     stages = ", ".join(f"{stage.epochs} at {stage.pixels} px" for stage in config.train.stages)
     device = record.accelerator or f"CPU ({record.processor}, {record.threads} threads)"
     weights = f"the run `{config.start_from}` (its records: `start/`)" if config.start_from else "ImageNet"
-    kept = (
-        f" {config.start_share:.0%} of those weights are in the result (arXiv:2109.01903)."
-        if config.start_share
-        else ""
-    )
     looks = "at the picture and at its mirror image and averages" if config.input.mirror else "at the picture once"
     return f"""## Training
 
-Started from the weights of {weights}.{kept} {_teachers(config)}
+Started from the weights of {weights}. {_teachers(config)}
 Epochs: {stages}; batches of {config.train.batch_size}, AdamW with learning rate {config.train.learning_rate:g},
 cosine schedule, bfloat16 where the machine computes in it, exponential moving average of the weights
 ({config.train.ema_decay:g}), on {device}.
 Views are turned, mirrored, zoomed and cut to other picture shapes; colour, focus, noise, dark corners and erased
 patches vary. Class imbalance is met by logit adjustment with each collection's own class frequencies
 (arXiv:2007.07314, strength {config.train.prior_strength:g}). `config.toml` has every value, `log.csv` every epoch.
-{_agreement(config)}The graph looks {looks}.
+The graph looks {looks}.
 
 ![Training curves](plots/{plots.TRAINING})"""
 
@@ -168,14 +163,6 @@ def _teachers(config: Config) -> str:
     share = f"{config.distillation.weight:.0%}"
     return f"""Learnt from the diagnoses and, with {share} of the loss, from the mean answer
 of the runs {names} (their records: `teachers/`; distillation, arXiv:1503.02531)."""
-
-
-def _agreement(config: Config) -> str:
-    if not config.consistency:
-        return ""
-    return f"""Every view was also seen turned or mirrored, and both answers were asked to agree (symmetric
-Kullback-Leibler divergence, weight {config.consistency.weight:g}).
-"""
 
 
 def _headline(found: dict[str, Any]) -> str:
