@@ -81,5 +81,5 @@ def test_the_fit_ends_where_searching_on_leads_no_further(monkeypatch: pytest.Mo
         return scores(fit_gate(levels(600, 1), levels(20, 2), outliers), probes)
 
     found = fit()
-    monkeypatch.setattr("training.gates._TOLERANCE", 1e-6)
+    monkeypatch.setattr("training.gates._TOLERANCE", 1e-8)
     np.testing.assert_allclose(found, fit(), atol=5e-4)
