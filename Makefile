@@ -29,13 +29,11 @@ format: $(VENV)/.everything ## bring the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: $(VENV)/.everything ## train, evaluate and publish the shipped network (about five hours on two cores; resumes where it stopped)
+train: $(VENV)/.everything ## train, evaluate and publish the shipped network (about four hours on two cores; resumes where it stopped)
 	$(BIN)/dermserve-train training/configs/baseline.toml --data $(DATA) --store runs/store --resume --train-only
 	$(BIN)/dermserve-train training/configs/finetune.toml --data $(DATA) --store runs/store --resume --train-only
 	$(BIN)/dermserve-train training/configs/robust.toml --data $(DATA) --store runs/store --resume --train-only
-	$(BIN)/dermserve-train training/configs/distilled.toml --data $(DATA) --store runs/store --resume --train-only
-	$(BIN)/dermserve-train training/configs/dinov2.toml --data $(DATA) --store runs/store --resume --train-only
-	$(BIN)/dermserve-train training/configs/taught.toml --data $(DATA) --store model_store/models --resume $(OPTIONS)
+	$(BIN)/dermserve-train training/configs/distilled.toml --data $(DATA) --store model_store/models --resume $(OPTIONS)
 
 load: $(VENV)/.service $(VENV)/.loadtest ## start the service, load it at half its capacity, report (OPTIONS="--share 2 --expect-refusals")
 	$(BIN)/dermserve-loadtest $(OPTIONS) --start-service
