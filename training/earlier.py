@@ -10,7 +10,6 @@ from torch import Tensor
 from training.config import Config
 from training.errors import ResumeError
 from training.network import EfficientNetLite, fold_batch_norms
-from training.transformer import VisionTransformer
 
 CHECKPOINT = "checkpoint.pt"
 CONFIG_FILE = "config.toml"
@@ -32,14 +31,13 @@ def averaged_weights(run: Path, identity: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in state["average"].items() if n.startswith(prefix)}
 
 
-def teacher(run: Path, identity: str, classes: int) -> EfficientNetLite | VisionTransformer:
-    """The finished network of a run in evaluation mode, looking at both views of a picture. Raises ResumeError."""
+def teacher(run: Path, identity: str, classes: int) -> EfficientNetLite:
+    """The finished network of a run, looking at both views of a picture. Raises ResumeError."""
     weights = averaged_weights(run, identity)
-    variant = _settings(run)["network"]["variant"]
-    network = VisionTransformer(classes) if variant == "dinov2-small" else EfficientNetLite(variant, classes)
+    network = EfficientNetLite(_settings(run)["network"]["variant"], classes)
     network.load_state_dict(weights)
     network.mirror = True
-    return fold_batch_norms(network) if isinstance(network, EfficientNetLite) else network.eval()
+    return fold_batch_norms(network)
 
 
 def starts(folder: Path, config: Config) -> list[Path]:

@@ -29,7 +29,6 @@ from training.publish import SPLIT_FILE
 from training.release import heading, release
 from training.run import Run
 from training.train import EpochLog, Trainer
-from training.transformer import VisionTransformer
 
 GENERATED = "generated"
 
@@ -54,8 +53,6 @@ def train_and_publish(order: Order) -> ModelVersion | None:
     Raises TrainingError and StoreError.
     """
     config = read_config(order.config_file)
-    if not (config.network.is_served or order.train_only):
-        raise ConfigError(f"{config.network.variant} is trained to teach, not to be served: add --train-only")
     _require_new_or_resumed(order)
     heading("Reading the data")
     run, loaded = read_data(config, order.data, order.run, order.arguments)
@@ -63,7 +60,6 @@ def train_and_publish(order: Order) -> ModelVersion | None:
     network, log = _train(run, loaded, order.config_file)
     if order.train_only:
         return None
-    assert isinstance(network, EfficientNetLite)  # what is served
     del loaded  # a gigabyte and more; what follows reads the files afresh
     store = ModelStore(order.store)
     version = release(run, network, log, store)
@@ -113,9 +109,7 @@ def _require_every_part(config: Config, pictures: Sequence[Picture], parts: dict
             )
 
 
-def _train(
-    run: Run, loaded: LoadedPictures, config_file: Path
-) -> tuple[EfficientNetLite | VisionTransformer, list[EpochLog]]:
+def _train(run: Run, loaded: LoadedPictures, config_file: Path) -> tuple[EfficientNetLite, list[EpochLog]]:
     """Start, or continue from the checkpoint, and train the epochs that are left; the averaged network on the CPU.
 
     Split, configuration and record are written once it is clear that the folder's checkpoint belongs to them.

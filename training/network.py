@@ -9,9 +9,7 @@ import copy
 import importlib
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -192,17 +190,6 @@ def imagenet_weights(variant: str) -> dict[str, Tensor]:
     (file,) = (Path(str(package.__file__)).parent / "models").glob("*.pth")
     state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     return {name.replace("._", ".").removeprefix("_"): tensor for name, tensor in state.items()}
-
-
-def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 on a GPU and on processors that compute in it; emulated it takes many times as long as float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or _processor_has_bfloat16())
-
-
-@cache
-def _processor_has_bfloat16() -> bool:
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 class _InvertedResidual(nn.Module):

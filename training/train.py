@@ -8,7 +8,9 @@ import csv
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from training.augment import augment, served_view
-from training.config import Config, Network, Train
+from training.config import Config, Distillation
 from training.data import CLASSES, LoadedPictures, Picture
 from training.earlier import CHECKPOINT, averaged_weights, teacher, teachers
 from training.errors import ResumeError
 from training.metrics import balanced_accuracy
-from training.network import EfficientNetLite, autocast, pretrained
-from training.teachers import LookingTeachers, Taught, distance
-from training.transformer import VisionTransformer, dinov2_small
+from training.network import EfficientNetLite, pretrained
 
 LOG = "log.csv"
 TEACHERS_LOGITS = "teachers_logits.npy"
-_PROBE_DECAY = 0.01
 
 
 @dataclass(frozen=True)
@@ -60,25 +59,24 @@ class Trainer:
         self.log_priors = log_priors(loaded.pictures, self.indices["train"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(config.seed)
-        network = _beginning(config.network)
+        network = pretrained(config.network.variant, len(CLASSES), config.network.dropout, config.network.drop_path)
+        # mypy: the stub of Module.to lacks memory_format.
         if config.start_from:
             network.load_state_dict(averaged_weights(run.parent / config.start_from, identity))
-        if isinstance(network, EfficientNetLite):
-            network.freeze(config.network.frozen_blocks, config.network.frozen_norms)
-        else:
-            network.freeze(config.network.frozen_blocks)
-        # mypy: the stub of Module.to lacks memory_format.
-        self.network: EfficientNetLite | VisionTransformer = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.freeze(config.network.frozen_blocks, config.network.frozen_norms)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = get_ema_multi_avg_fn(config.train.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
-        self.optimiser = torch.optim.AdamW(_parameter_groups(self.network, config.train), lr=config.train.learning_rate)
+        self.optimiser = torch.optim.AdamW(
+            _parameter_groups(self.network, config.train.weight_decay), lr=config.train.learning_rate
+        )
         self.log: list[EpochLog] = []
-        self._taught: Taught | None = None
+        self._taught: Tensor | None = None
 
     @property
-    def averaged_network(self) -> EfficientNetLite | VisionTransformer:
+    def averaged_network(self) -> EfficientNetLite:
         """The exponential moving average of the weights: what is evaluated and exported."""
-        network: EfficientNetLite | VisionTransformer = self.average.module  # type: ignore[assignment]
+        network: EfficientNetLite = self.average.module  # type: ignore[assignment]
         return network.eval()
 
     def resume(self) -> int:
@@ -103,9 +101,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train the epochs that are left; after each: validate, log, checkpoint."""
-        self._taught = self._teachers()
-        if self.config.train.probe and not self.log:
-            self._fit_last_layer()
+        self._taught = self._teachers_answers() if self.config.distillation else None
         for epoch in range(len(self.log), self.config.train.epochs):
             started = time.monotonic()
             train_loss, rate = self._train_epoch(epoch)
@@ -121,21 +117,6 @@ class Trainer:
                 f"epoch {epoch + 1}/{self.config.train.epochs}: {pixels} px, loss {train_loss:.3f}, "
                 f"validation loss {loss:.3f}, balanced accuracy {accuracy:.3f}, {rate:.0f} images/s"
             )
-
-    @torch.no_grad()
-    def _fit_last_layer(self) -> None:
-        """Begin where a linear classifier of the features, as they are, ends: what a fresh last layer sends back in its
-        first steps would spoil them (Kumar et al., arXiv:2202.10054: accuracy at other places suffers most).
-        """
-        train = self.indices["train"]
-        self.network.eval()
-        served = tqdm(self._served(train, self.config.train.pixels_at(0)), "features", unit=" batches", leave=False)
-        with autocast(self.device):
-            features = torch.cat([self.network.pooled(batch.to(self.device)).float().cpu() for batch in served])
-        offsets = self.config.train.prior_strength * self.log_priors[train]
-        weight, bias = linear_classifier(features, self.labels[train], offsets, len(CLASSES))
-        self.network.fc.weight.copy_(weight)
-        self.network.fc.bias.copy_(bias)
 
     def _train_epoch(self, epoch: int) -> tuple[float, float]:
         """One pass over the training part. Returns mean loss and images per second."""
@@ -165,7 +146,7 @@ class Trainer:
             logits = self.network(images).float()
         loss = functional.cross_entropy(logits + priors.to(self.device), targets.to(self.device))
         if self._taught is not None and self.config.distillation is not None:
-            apart = distance(logits, self._taught(batch, images), self.config.distillation)
+            apart = distance_to_teachers(logits, self._taught[batch].to(self.device), self.config.distillation)
             loss = torch.lerp(loss, apart, self.config.distillation.weight)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -173,14 +154,6 @@ class Trainer:
         self.optimiser.step()
         self.average.update_parameters(self.network)
         return loss.item()
-
-    def _teachers(self) -> Taught | None:
-        if self.config.distillation is None:
-            return None
-        if self.config.distillation.look == "same view":
-            return LookingTeachers(self.config.distillation, self.run.parent, self.identity, self.device)
-        answers = self._teachers_answers().to(self.device)
-        return lambda batch, images: answers[batch.to(self.device)]
 
     def _teachers_answers(self) -> Tensor:
         """Mean logits of the teachers for the training part, as served and at the largest size; 0 for other pictures.
@@ -212,7 +185,7 @@ class Trainer:
             (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
         )
         for group in self.optimiser.param_groups:
-            group["lr"] = float(self.config.train.learning_rate * group["share"] * factor)
+            group["lr"] = float(self.config.train.learning_rate * factor)
 
     def _served(self, indices: Tensor, size: int) -> Iterator[Tensor]:
         """Pictures as they will be served, at `size`, as float32 batches."""
@@ -265,27 +238,14 @@ def log_priors(pictures: tuple[Picture, ...], train: Tensor) -> Tensor:
     return torch.tensor(np.stack([logs.get(picture.collection, none) for picture in pictures]), dtype=torch.float32)
 
 
-def linear_classifier(features: Tensor, labels: Tensor, offsets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Weight [classes, F] and bias [classes] of logits whose sum with `offsets` [N, classes] tells the labels [N] from
-    features [N, F]; fitted to the end, weights held small on the scale of each feature's deviation.
+def distance_to_teachers(logits: Tensor, taught: Tensor, distillation: Distillation) -> Tensor:
+    """Kullback-Leibler divergence of softened answers, mean over the batch; both [n, classes] without any prior.
+
+    Times the square of the temperature, so that its gradients are of the size of the diagnoses' (Hinton et al.).
     """
-    mean, deviation = features.mean(0), features.std(0).clamp(min=1e-6)
-    scaled = (features - mean) / deviation
-    weight = torch.zeros(classes, features.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        found = functional.cross_entropy(functional.linear(scaled, weight, bias) + offsets, labels)
-        found = found + _PROBE_DECAY * weight.square().sum()
-        found.backward()  # type: ignore[no-untyped-call]
-        return found
-
-    with torch.enable_grad():
-        optimiser.step(loss)  # type: ignore[no-untyped-call]
-    plain = weight.detach() / deviation
-    return plain, bias.detach() - plain @ mean
+    temperature = distillation.temperature
+    ours, theirs = (functional.log_softmax(x / temperature, 1) for x in (logits, taught))
+    return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
 
 
 @torch.inference_mode()
@@ -303,6 +263,17 @@ def predict_levels(network: EfficientNetLite, batches: Iterator[Tensor]) -> Tens
     device = next(network.parameters()).device
     network.eval()
     return torch.cat([network.levels(batch.to(device)).cpu() for batch in batches])
+
+
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """bfloat16 on a GPU and on processors that compute in it; emulated it takes many times as long as float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or _processor_has_bfloat16())
+
+
+@cache
+def _processor_has_bfloat16() -> bool:
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _mixed(images: Tensor, targets: Tensor, priors: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -327,21 +298,11 @@ def _indices(loaded: LoadedPictures, parts: dict[str, str], part: str) -> Tensor
     return torch.tensor([i for i, picture in enumerate(loaded.pictures) if parts[picture.image_id] == part])
 
 
-def _beginning(settings: Network) -> EfficientNetLite | VisionTransformer:
-    """The network with the weights it was published with, and a fresh last layer."""
-    if settings.variant == "dinov2-small":
-        return dinov2_small(len(CLASSES), settings.dropout, settings.drop_path)
-    return pretrained(settings.variant, len(CLASSES), settings.dropout, settings.drop_path)
-
-
-def _parameter_groups(network: EfficientNetLite | VisionTransformer, train: Train) -> list[dict[str, Any]]:
-    """Weights decay; biases, scales and what is learnt of positions do not. `share`: of the learning rate."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        decay = train.weight_decay if parameter.ndim > 1 and name.endswith("weight") else 0.0
-        above = network.depth_of("fc") - network.depth_of(name) if isinstance(network, VisionTransformer) else 0
-        groups.setdefault((train.layer_decay**above, decay), []).append(parameter)
-    return [{"params": found, "share": share, "weight_decay": decay} for (share, decay), found in groups.items()]
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases and the scales of BatchNorm do not."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    free = [p for p in network.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -11,8 +11,7 @@ from tests.training.conftest import SmokeChain, continued
 from training.__main__ import EXPECTED_FAILURE, main
 from training.config import Distillation, read_config
 from training.earlier import all_teachers
-from training.teachers import distance
-from training.train import LOG, TEACHERS_LOGITS
+from training.train import LOG, TEACHERS_LOGITS, distance_to_teachers
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +79,8 @@ def test_equal_answers_are_no_distance_apart() -> None:
     """The pupil is moved where it differs from its teachers, and nowhere else; softening keeps the gradients' size."""
     distillation = Distillation(teachers=("a",), weight=0.5, temperature=2.0)
     logits = torch.tensor([[2.0, 0.0, -1.0]])
-    assert distance(logits, logits + 3, distillation).item() == pytest.approx(0, abs=1e-6)
-    assert distance(logits, logits.flip(1), distillation).item() > 1
+    assert distance_to_teachers(logits, logits + 3, distillation).item() == pytest.approx(0, abs=1e-6)
+    assert distance_to_teachers(logits, logits.flip(1), distillation).item() > 1
 
 
 def test_a_missing_start_is_told(smoke_chain: SmokeChain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

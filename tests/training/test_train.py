@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from training.__main__ import main
 from training.config import Collection, Config, Stage
 from training.data import CLASSES, LoadedPictures, load_pictures, read_collections
 from training.errors import ResumeError
-from training.train import CHECKPOINT, LOG, Trainer, _mixed, linear_classifier, log_priors
+from training.train import CHECKPOINT, LOG, Trainer, _mixed, log_priors
 
 ROOT = SMOKE_CONFIG.parents[2]
 TIMINGS = {"images_per_second", "seconds"}
@@ -124,29 +123,3 @@ def test_without_mixup_nothing_is_drawn() -> None:
     state, images = torch.get_rng_state(), torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     assert _mixed(images, torch.eye(2), torch.eye(2), 0.0)[0] is images
     assert torch.equal(state, torch.get_rng_state())
-
-
-def test_the_linear_classifier_finds_what_tells_classes_apart() -> None:
-    """It sorts separable classes, and leaves to the offsets what they say already."""
-    random = torch.Generator().manual_seed(0)
-    labels = torch.arange(300) % 3
-    features = torch.randn(300, 5, generator=random) * 10 + 40 * torch.nn.functional.one_hot(labels, 5) - 7
-    weight, bias = linear_classifier(features, labels, torch.zeros(300, 3), 3)
-    assert ((features @ weight.T + bias).argmax(1) == labels).float().mean() > 0.97
-    known = 50 * torch.nn.functional.one_hot(labels, 3).float()
-    weight, bias = linear_classifier(features, labels, known, 3)
-    assert weight.abs().max() < 1e-6
-
-
-def test_a_run_may_begin_with_a_linear_classifier(
-    tmp_path: Path, tiny: tuple[Config, LoadedPictures, dict[str, str]]
-) -> None:
-    """With `probe` the last layer knows something before the first step; without, it is as good as zero."""
-    config, loaded, parts = tiny
-    noise = np.random.default_rng(0).integers(0, 256, loaded.pixels.shape, np.uint8)  # no two pictures alike
-    still = config.train.model_copy(update={"probe": True, "learning_rate": 1e-12, "ema_decay": 0.0})
-    loaded = replace(loaded, pixels=noise)
-    trainer = Trainer(config.model_copy(update={"train": still}), loaded, parts, "identity", tmp_path)
-    before = trainer.network.fc.weight.abs().max().item()
-    trainer.fit()
-    assert before < 0.1 < trainer.averaged_network.fc.weight.abs().max().item()

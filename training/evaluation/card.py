@@ -161,13 +161,8 @@ def _teachers(config: Config) -> str:
         return ""
     names = ", ".join(f"`{name}`" for name in config.distillation.teachers)
     share = f"{config.distillation.weight:.0%}"
-    looking = {
-        "as served": "to the pictures as they are served",
-        "same view": "to the same changed pictures (arXiv:2106.05237)",
-    }
     return f"""Learnt from the diagnoses and, with {share} of the loss, from the mean answer
-of the runs {names} (their records: `teachers/`; distillation, arXiv:1503.02531)
-{looking[config.distillation.look]}."""
+of the runs {names} (their records: `teachers/`; distillation, arXiv:1503.02531)."""
 
 
 def _headline(found: dict[str, Any]) -> str:
