@@ -73,10 +73,10 @@ def _serve(settings: Settings, registry: Registry, listener: socket.socket) -> N
     # uvicorn raises the signal again when it has drained; a wished-for end is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
-        _DrainingServer(config, lifecycle, settings.drain_seconds).run(sockets=[listener])
+        DrainingServer(config, lifecycle, settings.drain_seconds).run(sockets=[listener])
 
 
-class _DrainingServer(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """On the first signal, keeps answering for a while, with `Connection: close` and /readyz at 503.
 
     Without that, a request that a caller has just put on an idle keep-alive connection would be lost when the
@@ -104,13 +104,21 @@ class _DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain, then stop. Second: stop at once."""
+        """First signal: drain, then stop. Second: stop at once.
+
+        It may interrupt any line of Python, one that writes the log too, which then cannot be written to: all but the
+        mark is done in the event loop.
+        """
         if self._lifecycle.draining or self._loop is None:
             super().handle_exit(sig, frame)
             return
         self._lifecycle.draining = True
+        self._loop.call_soon_threadsafe(self._drain, sig)
+
+    def _drain(self, sig: int) -> None:
+        assert self._loop is not None
         log(logging.INFO, "draining", signal=signal.Signals(sig).name, seconds=self._drain_seconds)
-        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, super().handle_exit, sig, frame)
+        self._loop.call_later(self._drain_seconds, super().handle_exit, sig, None)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,7 +1,10 @@
 """The service starts whole or not at all, and stops without losing what it has accepted."""
 
 import asyncio
+import io
 import json
+import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -9,7 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
+from typing_extensions import Buffer
 
+from service.__main__ import DrainingServer
+from service.lifecycle import Lifecycle
+from service.log import log
 from tests.conftest import ROOT, clean_environment, encoded, lesion_picture, running_service
 from tests.service.stand_ins import graph, publish
 
@@ -129,6 +138,43 @@ async def test_sigterm_loses_no_accepted_request(tmp_path: Path) -> None:
         lines = [json.loads(line) for line in service.log.read_text().splitlines()]
         taken = [line["status"] for line in lines if line.get("route") == "/v1/predictions"]
         assert taken == [200] * answered[0], f"taken, but not answered: {lost}"
+
+
+async def test_a_signal_in_the_middle_of_a_log_line_stops_the_service(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream that is being written cannot be written to by whom it was interrupted by: stopping must not try."""
+    config = uvicorn.Config(FastAPI(), log_config=None)
+    config.load()
+    server = DrainingServer(config, lifecycle := Lifecycle(), drain_seconds=0.01)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[])  # not `serve`, which takes the signals of the process that tests
+    written: list[bytes] = []
+
+    class Interrupted(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, line: Buffer, /) -> int:
+            if not lifecycle.draining:
+                server.handle_exit(signal.SIGTERM, None)
+            written.append(bytes(line))
+            return len(written[-1])
+
+    stream = io.TextIOWrapper(io.BufferedWriter(Interrupted()), line_buffering=True)
+    monkeypatch.setattr(sys, "stderr", stream)  # as in the service: what fails to log would be told there
+    caplog.set_level(logging.INFO, "dermserve")
+    logging.getLogger("dermserve").addHandler(handler := logging.StreamHandler(stream))
+    try:
+        log(logging.ERROR, "a line that takes long")
+        assert lifecycle.draining
+        async with asyncio.timeout(30):
+            while not server.should_exit:
+                await asyncio.sleep(0.01)
+    finally:
+        logging.getLogger("dermserve").removeHandler(handler)
+        await server.shutdown()
+    assert b"".join(written).decode().splitlines()[:2] == ["a line that takes long", "draining"]
 
 
 async def test_while_draining_it_is_not_ready(tmp_path: Path) -> None:
