@@ -2,19 +2,18 @@
 
 The network learns what speaks for a class beyond its frequency (`train.log_priors`). How much of the natural class
 mix to add back is a trade: all of it gives calibrated probabilities, none of it finds rare classes best. A mixture of
-both keeps the most probable diagnosis mostly as it is without, and lets frequency speak for the second. Where the two
-disagree the mixture doubts more than it should; a power of it, the sharpness, takes that back.
+both keeps the most probable diagnosis mostly as it is without, and lets frequency speak for the second.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from model_store.contract.certainty import CertaintyMeasure, certainty
 from model_store.contract.manifest import InDistribution
@@ -22,38 +21,35 @@ from model_store.contract.quality import PictureQuality, QualityLimits
 from model_store.lesions import lesions
 from training.config import Decision
 from training.data import CLASSES, Picture
-from training.metrics import Floats, Ints, balanced_accuracy, calibration_error, expected_calibration_error
+from training.metrics import Floats, Ints, balanced_accuracy, expected_calibration_error
 from training.train import log_priors
 
 MALIGNANT = np.array([lesion.malignant for lesion in lesions().values()])
 # (share, weight): the natural prior to some power for every picture, or for a part of the mixture.
 PRIORS: tuple[tuple[float, float], ...] = (
     *((share, 1.0) for share in np.round(np.linspace(0, 1, 21), 2).tolist()),
-    *((share, weight) for share in (1.0, 1.5, 2.0) for weight in np.round(np.linspace(0.05, 0.5, 10), 2).tolist()),
+    *((share, weight) for share in (1.0, 2.0) for weight in np.round(np.linspace(0.05, 0.5, 10), 2).tolist()),
 )
 _TEMPERATURES = (0.05, 20.0)
-_SHARPNESSES = (0.2, 5.0)
 _SMALLEST = 1e-300  # a probability whose logarithm is still a number
 CERTAINTY_MEASURES: tuple[CertaintyMeasure, ...] = get_args(CertaintyMeasure)
 # Between a balanced mix, where each diagnosis is as likely to be right, and the natural one, where a network that was
 # taught to find rare classes is hardly ever certain of one. Powers from a third to three quarters sort alike.
 _CERTAINTY_PRIOR_SHARE = 0.5
 _COST_OF_A_MISS = 2.0  # points of balanced accuracy for each point by which a limit is missed
-_DRAWS = 100  # of a chance
 _NEAR_TIE = 0.005  # of balanced accuracy: a third of a validation part's standard error, so not a reason to choose
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A prior with the sharpness that fits it, and what the two give on validation."""
+    """A prior with the temperature that fits it best, and what the two give on validation."""
 
     prior_share: float
     prior_weight: float
-    sharpness: float
+    temperature: float
     negative_log_likelihood: float
     balanced_accuracy: float
     expected_calibration_error: float
-    calibration_error_by_chance: float  # what so many pictures would show of it if every probability were right
     top2_accuracy: float
 
 
@@ -61,15 +57,14 @@ class Candidate:
 class Calibration:
     """A mixture of a balanced class mix and one that is like the natural prior to the power of `prior_share`.
 
-    mixture = (1 - prior_weight) * softmax(z) + prior_weight * softmax(z + prior_share * log_prior)
-    with z = logits / temperature; probabilities are the mixture to the power of `sharpness`, made to add up to 1.
+    probabilities = (1 - prior_weight) * softmax(z) + prior_weight * softmax(z + prior_share * log_prior)
+    with z = logits / temperature.
     """
 
     temperature: float
     prior_share: float
     prior_weight: float
     log_prior: tuple[float, ...]
-    sharpness: float = 1.0
 
     @property
     def prior(self) -> dict[str, float]:
@@ -85,13 +80,7 @@ class Calibration:
         """Logits [N, classes] -> float64 [N, classes]."""
         balanced = logits.astype(np.float64) / self.temperature
         natural = softmax(balanced + self.prior_share * np.asarray(self.log_prior), axis=1)
-        mixture = (1 - self.prior_weight) * softmax(balanced, axis=1) + self.prior_weight * natural
-        return sharpened(mixture, self.sharpness)
-
-
-def sharpened(probabilities: Floats, sharpness: float) -> Floats:
-    """[N, classes] to a power, each row adding up to 1 again: their order stays."""
-    return np.asarray(softmax(sharpness * np.log(np.maximum(probabilities, _SMALLEST)), axis=1))
+        return np.asarray((1 - self.prior_weight) * softmax(balanced, axis=1) + self.prior_weight * natural)
 
 
 @dataclass(frozen=True)
@@ -122,7 +111,6 @@ class OperatingPoint:
             "temperature": self.calibration.temperature,
             "prior_share": self.calibration.prior_share,
             "prior_weight": self.calibration.prior_weight,
-            "sharpness": self.calibration.sharpness,
             "prior": self.calibration.prior,
             "malignancy_threshold": self.threshold,
             "reference_prevalence": self.reference_prevalence,
@@ -135,17 +123,16 @@ class OperatingPoint:
 def calibrate(
     logits: NDArray[np.float32], labels: Ints, log_prior: Sequence[float], decision: Decision
 ) -> OperatingPoint:
-    """Choose temperature, prior and sharpness, then the threshold, on natural-mix validation pictures.
+    """Choose the prior and the temperature, then the threshold, on natural-mix validation pictures.
 
     `logits` float32 [N, classes] and `labels` int64 [N] are of pictures with the natural class mix: on any other mix
     neither a probability nor a specificity means anything to a clinic.
     """
-    temperature, prior = fit_temperature(logits, labels), tuple(log_prior)
     candidates = tuple(
-        _candidate(logits, labels, Calibration(temperature, share, weight, prior)) for share, weight in PRIORS
+        _candidate(logits, labels, Calibration(1.0, share, weight, tuple(log_prior))) for share, weight in PRIORS
     )
     chosen = choose(candidates, decision)
-    calibration = Calibration(temperature, chosen.prior_share, chosen.prior_weight, prior, chosen.sharpness)
+    calibration = Calibration(chosen.temperature, chosen.prior_share, chosen.prior_weight, tuple(log_prior))
     probabilities = calibration.probabilities(logits)
     malignancy = probabilities[:, MALIGNANT].sum(axis=1)
     return OperatingPoint(
@@ -163,13 +150,12 @@ def choose(candidates: Sequence[Candidate], limits: Decision) -> Candidate:
     unless they miss the limits by more.
 
     Too much calibration error and too few right among the two diagnoses that are shown count against accuracy rather
-    than forbid. Of the error only what exceeds chance counts (Roelofs et al., arXiv:2012.08668): probabilities that are
-    exactly right have 0.03 of it on 850 pictures, as much as is allowed, and one that is right could not be told.
+    than forbid: measured on some hundred pictures, the error is uncertain by nearly a hundredth (probabilities that are
+    exactly right have 0.03 of it on 850), and one prior instead of another is worth ten times that.
     """
 
     def missed(candidate: Candidate) -> float:
-        beyond_chance = candidate.expected_calibration_error - candidate.calibration_error_by_chance
-        miscalibrated = max(0.0, beyond_chance - limits.ece_limit)
+        miscalibrated = max(0.0, candidate.expected_calibration_error - limits.ece_limit)
         return miscalibrated + max(0.0, limits.top2_limit - candidate.top2_accuracy)
 
     def worth(candidate: Candidate) -> float:
@@ -251,30 +237,16 @@ def choose_quality(measured: Sequence[PictureQuality], refused_share: float, min
     )
 
 
-def fit_temperature(logits: NDArray[np.float32], labels: Ints) -> float:
-    """The temperature with the smallest negative log likelihood without a prior, every class counting the same."""
-    per_class = np.bincount(labels, minlength=len(CLASSES))
-    weights = 1 / per_class[labels]
+def fit_temperature(logits: NDArray[np.float32], labels: Ints, calibration: Calibration) -> tuple[float, float]:
+    """The temperature that gives `calibration` the smallest mean negative log likelihood, and that likelihood."""
 
     def loss(log_temperature: float) -> float:
-        found = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
-        return float(-(weights * found[np.arange(len(labels)), labels]).sum())
+        tempered = replace(calibration, temperature=float(np.exp(log_temperature)))
+        right = tempered.probabilities(logits)[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(right, _SMALLEST)).mean())
 
-    best = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(best.x))
-
-
-def fit_sharpness(probabilities: Floats, labels: Ints) -> float:
-    """The power of `probabilities` whose most probable classes are right as often as they say, on average."""
-    right = float((probabilities.argmax(axis=1) == labels).mean())
-
-    def excess(sharpness: float) -> float:
-        return float(sharpened(probabilities, sharpness).max(axis=1).mean()) - right
-
-    low, high = _SHARPNESSES
-    if excess(low) * excess(high) >= 0:
-        return low if excess(low) > 0 else high  # only in runs on a handful of pictures
-    return float(brentq(excess, low, high))
+    found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x)), float(found.fun)
 
 
 def threshold_for(scores: Floats, positive: NDArray[np.bool_], sensitivity: float) -> float:
@@ -301,11 +273,9 @@ def natural_log_prior(pictures: tuple[Picture, ...], parts: dict[str, str], natu
 
 
 def _candidate(logits: NDArray[np.float32], labels: Ints, calibration: Calibration) -> Candidate:
-    """`calibration`, not yet sharpened, with the sharpness that fits it."""
-    mixture = calibration.probabilities(logits)
-    sharpness = fit_sharpness(mixture, labels)
-    probabilities = sharpened(mixture, sharpness)
-    loss = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _SMALLEST)).mean()
+    """`calibration` with the temperature that fits it best."""
+    temperature, loss = fit_temperature(logits, labels, calibration)
+    probabilities = replace(calibration, temperature=temperature).probabilities(logits)
     once = np.ones((1, len(labels)))
     accuracy = balanced_accuracy(labels, probabilities.argmax(axis=1), len(CLASSES), once)
     error = expected_calibration_error(labels, probabilities, once)
@@ -313,17 +283,9 @@ def _candidate(logits: NDArray[np.float32], labels: Ints, calibration: Calibrati
     return Candidate(
         prior_share=calibration.prior_share,
         prior_weight=calibration.prior_weight,
-        sharpness=sharpness,
-        negative_log_likelihood=float(loss),
+        temperature=temperature,
+        negative_log_likelihood=loss,
         balanced_accuracy=float(accuracy[0]),
         expected_calibration_error=float(error[0]),
-        calibration_error_by_chance=_error_by_chance(probabilities.max(axis=1)),
         top2_accuracy=float((two == labels[:, None]).any(axis=1).mean()),
     )
-
-
-def _error_by_chance(confidence: Floats) -> float:
-    """The mean calibration error of answers that are right exactly as often as their `confidence` [N] says."""
-    random, once = np.random.default_rng(0), np.ones((1, len(confidence)))
-    happened = (random.random(len(confidence)) < confidence for _ in range(_DRAWS))
-    return float(np.mean([calibration_error(confidence, draw, once) for draw in happened]))

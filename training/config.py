@@ -170,9 +170,7 @@ class Decision(_Section):
 
     malignant_sensitivity: float = Field(gt=0.5, lt=1)
     ece_limit: float = Field(
-        gt=0,
-        lt=1,
-        description="expected calibration error beyond chance; what exceeds it counts against a prior's accuracy",
+        gt=0, lt=1, description="expected calibration error; what exceeds it counts against a prior's balanced accuracy"
     )
     top2_limit: float = Field(
         default=0, ge=0, lt=1, description="accuracy of the first two diagnoses; what lacks counts against a prior too"

@@ -60,7 +60,7 @@ class ShippedNetwork(nn.Module):
         weight = layer.weight.data / calibration.temperature
         self.weight = nn.Parameter(weight[:, :, None, None])  # as a 1 x 1 convolution
         self.bias = nn.Parameter(layer.bias.data / calibration.temperature)
-        self.prior_weight, self.sharpness = calibration.prior_weight, calibration.sharpness
+        self.prior_weight = calibration.prior_weight
         log_prior = torch.tensor(calibration.log_prior, dtype=torch.float32)
         self.prior = nn.Parameter(calibration.prior_share * log_prior)
 
@@ -81,8 +81,7 @@ class ShippedNetwork(nn.Module):
         logits = class_maps.mean(dim=(2, 3), keepdim=True).flatten(1) + self.bias
         embedding, score = self.head(levels)
         natural = functional.softmax(logits + self.prior, dim=1)
-        mixture = (1 - self.prior_weight) * functional.softmax(logits, dim=1) + self.prior_weight * natural
-        probabilities = functional.softmax(self.sharpness * mixture.log(), dim=1)
+        probabilities = (1 - self.prior_weight) * functional.softmax(logits, dim=1) + self.prior_weight * natural
         return probabilities, class_maps, embedding, score
 
 

@@ -75,7 +75,7 @@ def _calibrate(run: Run, network: EfficientNetLite) -> OperatingPoint:
     chosen = calibrate(logits, np.array([p.label for p in pictures], np.int64), prior, run.config.decision)
     tqdm.write(
         f"temperature {chosen.calibration.temperature:.3f}, prior share {chosen.calibration.prior_share:.2f} "
-        f"with weight {chosen.calibration.prior_weight:.2f}, sharpness {chosen.calibration.sharpness:.3f}, "
+        f"with weight {chosen.calibration.prior_weight:.2f}, "
         f"malignancy threshold {chosen.threshold:.3f}, certainty by {chosen.certainty.measure}"
     )
     return chosen
@@ -209,7 +209,6 @@ def _manifest_parts(run: Run, chosen: OperatingPoint, rules: Rules, report: Repo
             temperature=chosen.calibration.temperature,
             prior_share=chosen.calibration.prior_share,
             prior_weight=chosen.calibration.prior_weight,
-            sharpness=chosen.calibration.sharpness,
             prior=chosen.calibration.prior,
             reference_prevalence=chosen.reference_prevalence,
         ),

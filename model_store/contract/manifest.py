@@ -68,9 +68,7 @@ class Variant(_Part):
 class Calibration(_Part):
     """Part of the graph; written here to be read. With z = logits / temperature the probabilities are
 
-    (1 - prior_weight) * softmax(z) + prior_weight * softmax(z + prior_share * log prior)
-
-    to the power of `sharpness`, made to add up to 1.
+    (1 - prior_weight) * softmax(z) + prior_weight * softmax(z + prior_share * log prior).
 
     `reference_prevalence` is the share of malignant lesions that the probabilities are right for.
     """
@@ -78,7 +76,6 @@ class Calibration(_Part):
     temperature: float = Field(gt=0)
     prior_share: float = Field(ge=0, le=2)
     prior_weight: float = Field(default=1.0, ge=0, le=1)  # versions from before there was one have no mixture
-    sharpness: float = Field(default=1.0, gt=0)  # nor did the first mixtures have a power
     prior: dict[str, float]
     reference_prevalence: float = Field(gt=0, lt=1)
 

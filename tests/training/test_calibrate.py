@@ -18,11 +18,9 @@ from training.calibrate import (
     choose_certainty,
     choose_gate,
     choose_quality,
-    fit_sharpness,
     fit_temperature,
     natural_log_prior,
     reference_prevalence,
-    sharpened,
     threshold_for,
 )
 from training.config import Decision
@@ -48,29 +46,11 @@ def test_malignant_classes_are_the_lesion_tables() -> None:
 
 
 def test_temperature_is_recovered() -> None:
-    """Likelihoods that were made three times too confident get temperature 3, though most labels are of one class."""
-    random = np.random.default_rng(0)
-    labels = random.choice(len(CLASSES), 4000, p=PRIOR / PRIOR.sum())
-    seen = 1.5 * np.eye(len(CLASSES))[labels] + random.normal(0, 1, (4000, len(CLASSES)))
-    evidence = 1.5 * seen  # log likelihoods, but for what all classes share
-    assert fit_temperature((3 * evidence).astype(np.float32), labels) == pytest.approx(3, rel=0.1)
-
-
-@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-def test_sharpness_is_recovered(power: float) -> None:
-    """Probabilities that were right before they were raised to a power get the power that takes it back."""
-    random = np.random.default_rng(3)
-    true = softmax(random.normal(0, 2, (20_000, len(CLASSES))), axis=1)
-    labels = (true.cumsum(axis=1) > random.random((len(true), 1))).argmax(axis=1)
-    found = fit_sharpness(sharpened(true, power), labels)
-    assert found == pytest.approx(1 / power, rel=0.05)
-
-
-@pytest.mark.parametrize(("right", "limit"), [(True, 5.0), (False, 0.2)])
-def test_sharpness_has_limits(right: bool, limit: float) -> None:
-    """A handful of answers that are all right, or all wrong, tell only the direction."""
-    probabilities = np.array([[0.4, 0.3, 0.1, 0.05, 0.05, 0.05, 0.05]] * 3)
-    assert fit_sharpness(probabilities, np.array([0 if right else 1] * 3)) == limit
+    """Logits that were made three times too confident get temperature 3."""
+    evidence, labels = drawn()
+    untempered = Calibration(1.0, 1.0, 1.0, tuple(np.log(PRIOR)))
+    temperature, _ = fit_temperature((3 * evidence).astype(np.float32), labels, untempered)
+    assert temperature == pytest.approx(3, rel=0.1)
 
 
 def test_whole_prior_calibrates() -> None:
@@ -96,19 +76,8 @@ def test_a_mixture_lets_frequency_speak_for_the_second_diagnosis() -> None:
     assert two_mixed - two > 0.02
 
 
-def test_chance_is_no_miscalibration() -> None:
-    """Answers that are right as often as they say have a calibration error on few pictures, and it is foretold."""
-    evidence, labels = drawn(400)
-    table = calibrate(evidence.astype(np.float32), labels, np.log(PRIOR).tolist(), DECISION).candidates
-    whole = next(c for c in table if (c.prior_share, c.prior_weight) == (1, 1))
-    assert whole.calibration_error_by_chance > 0.02
-    assert whole.expected_calibration_error == pytest.approx(whole.calibration_error_by_chance, abs=0.02)
-
-
-def candidate(
-    share: float, loss: float, accuracy: float, error: float, top2: float = 0.95, chance: float = 0.0
-) -> Candidate:
-    return Candidate(share, 1.0, 1.0, loss, accuracy, error, chance, top2)
+def candidate(share: float, loss: float, accuracy: float, error: float, top2: float = 0.95) -> Candidate:
+    return Candidate(share, 1.0, 1.0, loss, accuracy, error, top2)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +96,6 @@ def candidate(
             [(0.0, 0.3, 0.72, 0.01), (0.5, 0.2, 0.79, 0.052), (1.0, 0.1, 0.70, 0.05)], 0.5, id="a hair beyond: in"
         ),
         pytest.param([(0.0, 0.3, 0.80, 0.051), (0.5, 0.2, 0.80, 0.052)], 0.0, id="near-tie that misses by more"),
-        pytest.param(
-            [(0.0, 0.3, 0.80, 0.09, 0.95, 0.05), (0.5, 0.2, 0.79, 0.05)], 0.0, id="chance does not count as missed"
-        ),
         pytest.param([(0.0, 0.3, 0.80, 0.01, 0.92), (0.5, 0.2, 0.78, 0.01, 0.94)], 0.5, id="too few of two right"),
         pytest.param([(0.0, 0.3, 0.80, 0.01, 0.935), (0.5, 0.2, 0.78, 0.01, 0.99)], 0.0, id="too few by a hair"),
     ],
@@ -148,12 +114,11 @@ def test_the_table_counts_a_diagnosis_in_second_place() -> None:
 
 
 def test_probabilities_by_hand() -> None:
-    """A quarter of softmax(logits / temperature + share * log prior), the rest without the prior; squared."""
-    calibration = Calibration(2.0, 0.5, 0.25, tuple(np.log(PRIOR)), sharpness=2.0)
+    """A quarter of softmax(logits / temperature + share * log prior), the rest without the prior."""
+    calibration = Calibration(2.0, 0.5, 0.25, tuple(np.log(PRIOR)))
     logits = np.arange(7, dtype=np.float32)[None, :]
     plain, natural = np.exp(logits / 2), np.exp(logits / 2) * np.sqrt(PRIOR)
-    mixture = 0.75 * plain / plain.sum() + 0.25 * natural / natural.sum()
-    expected = mixture**2 / (mixture**2).sum()
+    expected = 0.75 * plain / plain.sum() + 0.25 * natural / natural.sum()
     assert calibration.probabilities(logits) == pytest.approx(expected)
     assert calibration.prior == pytest.approx(dict(zip(CLASSES, PRIOR, strict=True)))
 

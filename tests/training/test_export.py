@@ -25,7 +25,7 @@ from training.export import (
 from training.gates import GateHead
 from training.network import EfficientNetLite, pretrained
 
-CALIBRATION = Calibration(1.7, 1.4, 0.3, tuple(np.log([0.04, 0.05, 0.1, 0.01, 0.1, 0.69, 0.01])), sharpness=1.3)
+CALIBRATION = Calibration(1.7, 1.4, 0.3, tuple(np.log([0.04, 0.05, 0.1, 0.01, 0.1, 0.69, 0.01])))
 
 
 @pytest.fixture(scope="module")

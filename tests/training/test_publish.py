@@ -50,7 +50,6 @@ def test_manifest_says_what_was_chosen(smoke_chain: SmokeChain, smoke_config: Co
     assert manifest.calibration.temperature == chosen["temperature"]
     assert manifest.calibration.prior_share == chosen["prior_share"]
     assert manifest.calibration.prior_weight == chosen["prior_weight"]
-    assert manifest.calibration.sharpness == chosen["sharpness"]
     assert len(chosen["candidates"]) == 41
     assert manifest.calibration.reference_prevalence == chosen["reference_prevalence"]
     assert manifest.certainty.measure == chosen["certainty"]["measure"]

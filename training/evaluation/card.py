@@ -202,12 +202,10 @@ def _decision(config: Config, found: dict[str, Any]) -> str:
     return f"""### Calibration and threshold
 
 probabilities = {1 - chosen["prior_weight"]:.2f} x softmax(z) + {chosen["prior_weight"]:.2f} x softmax(z +
-{chosen["prior_share"]:.2f} x log prior), to the power of {chosen["sharpness"]:.3f} and made to add up to 1, with
-z = logits / {chosen["temperature"]:.3f} and the prior
+{chosen["prior_share"]:.2f} x log prior), with z = logits / {chosen["temperature"]:.3f} and the prior
 {prior}.
-The power makes the first diagnosis right as often as it says on validation. Adding all of the prior calibrates best,
-adding none finds rare classes best, and a mixture lets frequency speak for the second diagnosis; of those near the best
-balanced accuracy on validation it is the likeliest, where expected calibration error beyond what chance gives and
+Adding all of the prior calibrates best, adding none finds rare classes best, and a mixture lets frequency speak for the
+second diagnosis; it is the one with the best balanced accuracy on validation, where expected calibration error beyond
 {config.decision.ece_limit:g}{_top2_limit(config)} counts against it (`evaluation.json` has the whole table).
 Expected calibration error on test: {error} (the interval lies high: resampling adds noise to every bin).
 
