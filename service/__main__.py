@@ -70,8 +70,8 @@ def _serve(settings: Settings, registry: Registry, listener: socket.socket) -> N
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    # uvicorn raises the signal again when it has drained; a wished-for end is not a failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    # uvicorn raises the signal again when it has drained; a wished-for end is not a failure, before it listens neither.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt):
         DrainingServer(config, lifecycle, settings.drain_seconds).run(sockets=[listener])
 

@@ -1,13 +1,19 @@
-"""Logs: one JSON object a line on standard error. Never a file name, a path, a header, metadata or a pixel."""
+"""Logs: one JSON object a line on standard error. Never a file name, a path, a header, metadata or a pixel.
+
+Nobody waits for whoever reads them: lines that find no room are lost, and the next one tells how many.
+"""
 
 import json
 import logging
 import os
+import select
 import sys
 import warnings
 from datetime import UTC, datetime
+from typing import TextIO
 
 _logger = logging.getLogger("dermserve")
+_INNERMOST = 40  # places of a traceback: a line stays below what a pipe that has room takes at once
 
 
 class _JsonLines(logging.Formatter):
@@ -22,11 +28,36 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+class _NeverWaits(logging.StreamHandler[TextIO]):
+    """A reader that stands still (a pager, a log driver in trouble) would stop the event loop, and every caller."""
+
+    _lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or count it."""
+        if not _has_room(self.stream):
+            self._lost += 1
+            return
+        if self._lost:
+            record.fields = {**getattr(record, "fields", {}), "lines_lost_before": self._lost}
+            self._lost = 0
+        super().emit(record)
+
+
+def _has_room(stream: TextIO) -> bool:
+    """Whether a line can be written without waiting. Linux tells it of pipes, sockets and terminals alike."""
+    if sys.platform != "linux":
+        return True
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
 def configure_logging(level: str) -> None:
     """Send everything, uvicorn's lines too, through the JSON formatter."""
     # A line names neither thread nor process: not asking for them makes a record cheaper (Python's logging HOWTO).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _NeverWaits(sys.stderr)
     handler.setFormatter(_JsonLines())
     warnings.filterwarnings("ignore", module="PIL")  # odd metadata of callers' pictures: neither news nor ours to log
     logging.captureWarnings(True)
@@ -67,4 +98,4 @@ def _places(record: logging.LogRecord) -> list[str]:
         code = trace.tb_frame.f_code
         places.append(f"{code.co_qualname}:{trace.tb_lineno}")
         trace = trace.tb_next
-    return places
+    return places[-_INNERMOST:]

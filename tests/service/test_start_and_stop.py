@@ -140,6 +140,21 @@ async def test_sigterm_loses_no_accepted_request(tmp_path: Path) -> None:
         assert taken == [200] * answered[0], f"taken, but not answered: {lost}"
 
 
+def test_sigterm_before_it_listens_ends_it() -> None:
+    """An orchestrator that changes its mind during a start is heard too: the signal is not swallowed."""
+    script = (
+        "import signal, sys\n"
+        "from service import __main__ as service\n"
+        "service.DrainingServer.run = lambda *_, **__: signal.raise_signal(signal.SIGTERM)\n"
+        "service.main(['--port', '0'])\n"
+        "sys.exit('it went on')"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=clean_environment(), capture_output=True, timeout=120, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
 async def test_a_signal_in_the_middle_of_a_log_line_stops_the_service(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
