@@ -49,7 +49,10 @@ def _has_room(stream: TextIO) -> bool:
     if sys.platform != "linux":
         return True
     poll = select.poll()
-    poll.register(stream, select.POLLOUT)
+    try:
+        poll.register(stream, select.POLLOUT)
+    except (OSError, ValueError):  # no file, or closed: whoever writes to it is told
+        return True
     return bool(poll.poll(0))
 
 
