@@ -104,6 +104,9 @@ def _decoded(submission: Submission, pixel_limit: int) -> DecodedPicture | Excep
         try:
             submission.decoded = decode(submission.body, contract, pixel_limit)
         except ServiceError as error:
+            # Without the frames that it came through: they hold the picture, and each other, until Python's garbage
+            # collector comes by, which an idle service may not see for hours.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
             return error
         submission.body = b""
     return submission.decoded

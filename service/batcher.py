@@ -133,6 +133,8 @@ class Batcher(Generic[Item, Result]):
         except asyncio.CancelledError:
             self._leave(job)
             raise
+        finally:
+            del job, answer  # an exception that is raised here holds this frame, and they would hold the exception
 
     async def drain(self) -> None:
         """Wait until nothing is queued or running."""

@@ -1,6 +1,7 @@
 """The way of a request through the service: what it holds, what it costs, and what it tells of both."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -255,3 +256,31 @@ async def test_one_bad_picture_among_eight_costs_only_itself(inside: Inside, cli
     files = [SMALL] * 3 + [SMALL[:300]] + [SMALL] * 4
     answers = await asyncio.gather(*(client.post(URL, content=file) for file in files))
     assert [answer.status_code for answer in answers] == [200] * 3 + [400] + [200] * 4
+
+
+@pytest.mark.parametrize(
+    "ending", ["answered", "damaged", "damaged in the slow lane", "expired", "departed", "unknown class"]
+)
+async def test_nothing_is_kept_of_a_request_that_has_ended(inside: Inside, ending: str) -> None:
+    """No picture and no model that was swapped out stays in memory until the garbage collector comes by."""
+    picture = encoded(lesion_picture(2600, 2000)) if "slow" in ending else SMALL
+    data = picture[: len(picture) // 2] if ending.startswith("damaged") else picture
+    headers = {"X-Timeout-Seconds": "0.001"} if ending == "expired" else {}
+    query = "?explain=nothing" if ending == "unknown class" else ""
+    statuses = {"answered": 200, "expired": 504, "unknown class": 422}
+    gc.collect()
+    gc.disable()
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(inside.app), base_url="http://test") as client:
+            if ending == "departed":
+                request, _, receiving = inside.call(body(data))
+                receiving.put_nowait(GONE)
+                await request
+            else:
+                response = await client.post(URL + query, content=data, headers=headers)
+                assert response.status_code == statuses.get(ending, 400)
+        async with asyncio.timeout(10):  # the worker lets go a moment after its answer
+            while any(isinstance(item, analysis.Submission) for item in gc.get_objects()):
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
