@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 _logger = logging.getLogger("dermserve")
+_ROOM_BYTES = 4096  # what a pipe takes at least when Linux says that it has room
 _INNERMOST = 40  # places of a traceback: a line stays below what a pipe that has room takes at once
 
 
@@ -32,16 +33,25 @@ class _NeverWaits(logging.StreamHandler[TextIO]):
     """A reader that stands still (a pager, a log driver in trouble) would stop the event loop, and every caller."""
 
     _lost = 0
+    _room_bytes = 0  # that can be written before the system has to be asked again
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, or count it."""
-        if not _has_room(self.stream):
-            self._lost += 1
-            return
-        if self._lost:
-            record.fields = {**getattr(record, "fields", {}), "lines_lost_before": self._lost}
+        try:
+            if self._lost:
+                record.fields = {**getattr(record, "fields", {}), "lines_lost_before": self._lost}
+            line = self.format(record) + self.terminator
+            if len(line) > self._room_bytes:
+                self._room_bytes = _ROOM_BYTES if _has_room(self.stream) else 0
+            if not self._room_bytes:
+                self._lost += 1
+                return
+            self._room_bytes = max(self._room_bytes - len(line), 0)
             self._lost = 0
-        super().emit(record)
+            self.stream.write(line)  # ASCII: a character is a byte
+            self.flush()
+        except Exception:
+            self.handleError(record)
 
 
 def _has_room(stream: TextIO) -> bool:
