@@ -116,9 +116,8 @@ class DrainingServer(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._drain, sig)
 
     def _drain(self, sig: int) -> None:
-        assert self._loop is not None
         log(logging.INFO, "draining", signal=signal.Signals(sig).name, seconds=self._drain_seconds)
-        self._loop.call_later(self._drain_seconds, super().handle_exit, sig, None)
+        asyncio.get_running_loop().call_later(self._drain_seconds, super().handle_exit, sig, None)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -4,11 +4,14 @@ That it holds in any order of events is what `tests/simulation` shows, in virtua
 """
 
 import asyncio
+import gc
 import random
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -346,3 +349,30 @@ async def test_a_crowd_in_real_threads_is_answered_rightly(threads: ThreadPoolEx
         assert all(await asyncio.gather(*(call(number) for number in range(1000))))
         await subject.drain()
     assert (subject.running, subject.waiting) == (0, 0)
+
+
+async def test_a_failed_item_is_let_go_at_once(threads: ThreadPoolExecutor) -> None:
+    """Its exception does not keep it in memory until the garbage collector comes by."""
+
+    class Item:
+        pass
+
+    def refuse(items: Sequence[object]) -> list[Exception]:
+        return [InvalidImageError("damaged") for _ in items]
+
+    async def ask() -> "weakref.ref[Item]":
+        with suppress(InvalidImageError):
+            await subject.submit(item := Item(), FAR)
+        return weakref.ref(item)
+
+    subject: Batcher[object, object] = Batcher(
+        refuse, threads, RecordingObserver(), workers=1, batch_limit=lambda: 1, queue_limit=1
+    )
+    gc.disable()
+    try:
+        kept = await ask()
+        async with asyncio.timeout(10):  # the worker lets go a moment after its answer
+            while kept():
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
